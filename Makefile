@@ -1,0 +1,32 @@
+# make demo and make test start from nothing: Python 3.11 or newer, pip and make.
+PYTHON ?= python3
+VENV   ?= .venv
+RUN     = $(VENV)/bin/python
+# Without an NVIDIA GPU the CPU build of torch is taken, where pip finds one; otherwise what the package index gives.
+CPU_TORCH = https://download.pytorch.org/whl/cpu
+
+.PHONY: help demo test slow check clean
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.ready  ## LoRA on generated three-way inference, in a minute or two, without hub or data
+	$(RUN) run.py task=mnli method=lora r=8 scale=demo
+
+test: $(VENV)/.ready  ## what has to hold before a change lands
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest
+
+slow: $(VENV)/.ready  ## the long checks
+	$(RUN) -m pytest -m slow
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	@command -v nvidia-smi >/dev/null || [ "$$(uname)" != Linux ] || $(RUN) -m pip install -q --no-deps --retries 0 \
+		--timeout 15 --index-url $(CPU_TORCH) -c constraints.txt torch || echo "no CPU build of torch found: taking the default one"
+	$(RUN) -m pip install -q -c constraints.txt -e '.[demo,test]'
+	@touch $@
+
+clean:  ## the virtual environment and caches (records stay)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

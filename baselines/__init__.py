@@ -1,0 +1,1 @@
+"""The methods that LoRA is compared with."""

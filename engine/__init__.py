@@ -1,0 +1,1 @@
+"""What every experiment shares; imports none of the other rooms."""

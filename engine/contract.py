@@ -1,0 +1,225 @@
+"""The types that pass between the rooms (who makes them and who uses them: README, map of the house).
+
+Light on purpose: nothing heavy is imported here, so that a wrong request is answered before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Batch = dict[str, Any]  # name -> tensor, as the model's forward wants them; "labels" (n,) is the task's own
+Numbers = dict[str, float]  # named results in the unit that the paper prints
+
+
+class Refused(Exception):
+    """A request that cannot be served: what is wrong and what to type instead, in at most two lines."""
+
+
+def number(name: str, value: object, low: float, high: float = math.inf, whole: bool = False, open_low: bool = False,
+           none: bool = False) -> None:
+    """Refuse a setting that is not a (whole) number in [low, high], or ]low, high] with open_low."""
+    if none and value is None:
+        return
+    kinds: tuple[type, ...] = (int,) if whole else (int, float)
+    good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
+    if good and (low < value if open_low else low <= value) and value <= high:  # type: ignore[operator]
+        return
+    bounds = f"{'above' if open_low else 'at least'} {low:g}" + (f" and at most {high:g}" if math.isfinite(high) else "")
+    raise Refused(f"{name}={value}: {name} must be a {'whole ' if whole else ''}number {bounds}")
+
+
+def one_of(name: str, value: object, options: Sequence[str]) -> None:
+    """Refuse a setting that is none of the options."""
+    if value not in options:
+        raise Refused(f"{name}={value}: {name} must be one of {', '.join(options)}")
+
+
+def generator(seed: int, stream: str) -> torch.Generator:
+    """A random stream of a run, from its seed and the stream's name alone.
+
+    Streams are independent of each other, so the head and the data order of a seed do not depend on how many numbers
+    a method draws. Streams in use: adapter, head, order, dropout.
+    """
+    import torch
+
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+@dataclass(frozen=True)
+class Role:
+    """Which modules play one of the paper's parts (q, k, v, o, ff): a full match on module names, and for a fused
+    projection which of its equal output slices."""
+
+    pattern: str
+    part: int
+    parts: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One weight matrix to adapt: the outputs [start, stop) of the module called name."""
+
+    name: str
+    role: str
+    module: nn.Module
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A base model with everything frozen but its fresh head, and the names by which methods find their way in it."""
+
+    model: nn.Module
+    tokenizer: Any  # None for a shape without weights
+    roles: Mapping[str, Role]
+    head: tuple[str, ...]  # name prefixes: trained by every method, counted by none
+    output: str  # the head's last layer, sized by the task
+
+    def sites(self, targets: Sequence[str]) -> list[Site]:
+        """Every place the roles stand for, in model order. Raises Refused on an unknown role or one without a match."""
+        modules = dict(self.model.named_modules())
+        found = []
+        for target in targets:
+            if target not in self.roles:
+                raise Refused(f"targets={list(targets)}: no '{target}' here; this model has {', '.join(self.roles)}")
+            role = self.roles[target]
+            names = [name for name in modules if re.fullmatch(role.pattern, name)]
+            if not names:
+                raise Refused(f"targets: no module matches '{target}' = {role.pattern}; set model.roles.{target}")
+            for name in names:
+                module = modules[name]
+                width = int(module.out_features if hasattr(module, "out_features") else module.nf) // role.parts
+                found.append(Site(name, target, module, role.part * width, (role.part + 1) * width))
+        order = {name: place for place, name in enumerate(modules)}
+        return sorted(found, key=lambda site: (order[site.name], site.start))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The hyperparameters of one cell, as conf/recipe states them; batch is the global one."""
+
+    lr: float
+    epochs: int
+    batch: int
+    length: int
+    warmup: float  # below 1: share of all steps; from 1 on: steps
+    schedule: str
+    weight_decay: float
+    decay_on: str
+    betas: Sequence[float]
+    eps: float
+    clip: float | None
+    label_smoothing: float
+    dropout: float | None
+    precision: str
+    batching: str
+
+    def __post_init__(self) -> None:
+        number("lr", self.lr, 0, open_low=True)
+        number("epochs", self.epochs, 1, whole=True)
+        number("batch", self.batch, 1, whole=True)
+        number("length", self.length, 4, whole=True)
+        number("warmup", self.warmup, 0, whole=isinstance(self.warmup, int) or self.warmup >= 1)
+        number("weight_decay", self.weight_decay, 0)
+        number("eps", self.eps, 0, open_low=True)
+        number("clip", self.clip, 0, open_low=True, none=True)
+        number("label_smoothing", self.label_smoothing, 0, 1)
+        number("dropout", self.dropout, 0, 1, none=True)
+        one_of("decay_on", self.decay_on, ("matrices", "all"))
+        one_of("precision", self.precision, ("fp32", "bf16", "fp16", "auto"))
+        one_of("batching", self.batching, ("shuffle", "grouped"))
+        one_of("schedule", self.schedule, ("linear", "cosine", "constant_with_warmup"))
+        if not isinstance(self.betas, Sequence) or len(self.betas) != 2:
+            raise Refused(f"betas={self.betas}: betas must be two numbers")
+        for beta in self.betas:
+            number("betas", beta, 0, 0.999999)
+
+
+class Method(Protocol):
+    """An adaptation method: swaps modules in or turns parameters on, and never turns anything off."""
+
+    name: str
+    label: str
+
+    def apply(self, backbone: Backbone, generator: torch.Generator) -> None: ...
+
+
+class Split(Protocol):
+    """Tokenised examples of one part of a data set."""
+
+    lengths: Sequence[int]  # tokens of each example
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run trains on and is judged on."""
+
+    train: Split
+    validation: Mapping[str, Split]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the rows come from: the hub, a folder in its layout, or the synthetic generator (with its sizes)."""
+
+    kind: str  # hub · folder · synthetic
+    root: str | None
+    train: int | None
+    validation: int | None
+
+
+Step = Callable[["nn.Module", Batch], "torch.Tensor"]
+Predict = Callable[[Split, Step], "torch.Tensor"]  # the step's outputs for a split, one row an example, in its order
+
+
+class Task(Protocol):
+    """Data in, named numbers out."""
+
+    name: str
+    metric: str
+    higher_is_better: bool
+    version: int
+    outputs: int  # size of the head's last layer
+
+    def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor: ...
+
+    def evaluate(self, predict: Predict, validation: Mapping[str, Split]) -> Numbers: ...
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Parameter counts: trainable leaves the head out, as the paper does; total is the whole model, head included."""
+
+    trainable: int
+    head: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training gave. curve: one entry an epoch; notes: what the collapse detector saw."""
+
+    best: Numbers
+    last: Numbers
+    best_epoch: int
+    steps: int
+    seconds: float  # training and evaluation, without start-up
+    tokens_per_second: float  # real tokens (no padding) by the time of the training steps alone
+    peak_bytes: int | None  # most memory: allocated on the GPU, else the process's resident set
+    curve: Sequence[Mapping[str, Any]]
+    notes: Sequence[str]

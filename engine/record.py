@@ -1,0 +1,131 @@
+"""Record: one JSON a run, whole or absent, from which every table is rebuilt. A number without a record does not exist."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from engine.contract import Refused
+from engine.files import whole
+
+SCHEMA = 1
+PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was run, how it came out, and all that is needed to know how the number came about. Unknown is null."""
+
+    schema: int
+    digest: str  # of settings, data and start: the run's identity
+    task: str
+    model: str
+    method: str
+    label: str  # the method as the paper's tables call it
+    variant: str  # of the method: r=8 alpha=8 targets=q,v
+    scale: str  # paper · demo
+    data: str  # hub · folder · synthetic, and (subset) where the training file says so
+    seed: int
+    metric: str
+    value: float | None  # of the best epoch, in the unit the paper prints
+    numbers: Mapping[str, Any]  # all metrics of the best epoch
+    footprint: Mapping[str, int]
+    outcome: Mapping[str, Any]
+    settings: Mapping[str, Any]  # as resolved
+    sources: Mapping[str, str]  # where each hyperparameter comes from
+    init_from: str | None  # digest of the record, or sha256 of the file, that the run started from
+    commit: str | None
+    dirty: bool | None
+    versions: Mapping[str, str]
+    model_revision: str | None
+    data_revision: str | None
+    data_sha256: str
+    device: str
+    started: str
+    weights: str | None  # folder beside the record with best.safetensors, last.safetensors, adapter.json
+
+
+def digest(settings: Mapping[str, Any], data_sha256: str, model_revision: str | None, init_from: str | None) -> str:
+    """A run's identity: ten hex digits. Keys that begin with _ are comments and do not count."""
+    said = json.dumps([plain(settings), data_sha256, model_revision, init_from], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:10]
+
+
+def path_of(out: Path, scale: str, task: str, model: str, method: str, seed: int, digest: str) -> Path:
+    """OUT/runs/<scale>/<task>/<model>-<method>-s<seed>-<digest>.json"""
+    return out / "runs" / scale / task / f"{model}-{method}-s{seed}-{digest}.json"
+
+
+def write(record: Record, path: Path) -> None:
+    """Puts the record at path in one step: a reader sees all of it or nothing. Raises OSError, leaving no part behind."""
+    text = json.dumps(_finite(asdict(record)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def read(path: Path) -> Record:
+    """One record. Raises Refused when the file is not one of this schema."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise Refused(f"{path}: a record of schema {content['schema']}; this version reads {SCHEMA}")
+        return Record(**{field.name: content[field.name] for field in fields(Record)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{path}: not a whole record ({type(error).__name__}: {error})") from None
+
+
+def read_all(out: Path) -> tuple[list[Record], list[str]]:
+    """Every readable record under OUT/runs, sorted by path, and what was wrong with the others."""
+    records, broken = [], []
+    for path in sorted((out / "runs").rglob("*.json")):
+        if path.name == "adapter.json":
+            continue
+        try:
+            records.append(read(path))
+        except Refused as error:
+            broken.append(str(error))
+    return records, broken
+
+
+def versions() -> dict[str, str]:
+    """The installed version of each package that can move a number."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit(root: Path) -> tuple[str | None, bool | None]:
+    """The commit of the code, and whether code or configuration differ from it; None where git does not say."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", ".", ":!results"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def plain(node: Any) -> Any:
+    """Settings without the keys that begin with _, which are comments."""
+    if isinstance(node, Mapping):
+        return {key: plain(value) for key, value in node.items() if not str(key).startswith("_")}
+    return [plain(value) for value in node] if isinstance(node, (list, tuple)) else node
+
+
+def _finite(node: Any) -> Any:
+    """JSON knows no NaN: an undefined number (the correlation of constant predictions) is null."""
+    if isinstance(node, Mapping):
+        return {key: _finite(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_finite(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node

@@ -1,0 +1,60 @@
+"""Where a run starts: the pre-trained model, or another run's weights (the paper's MNLI start, Appendix D.1)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import record
+from engine.contract import Refused
+
+
+@dataclass(frozen=True)
+class Start:
+    """weights: the safetensors file to start from, or None; identity: how the record names it."""
+
+    weights: Path | None
+    identity: str | None
+
+
+def find(settings: dict[str, Any], out: Path) -> Start:
+    """What init_from stands for: none, mnli (the best recorded MNLI run of the same model, method and scale), or the
+    path of a record or a safetensors file. Raises Refused, saying how to get it or do without."""
+    asked = settings["init_from"]
+    if asked in (None, "none"):
+        return Start(None, None)
+    if asked == "mnli":
+        return _best_mnli(settings, out)
+    path = Path(str(asked)).expanduser()
+    if not path.is_file():
+        raise Refused(f"init_from={asked}: no such file; give a record, a safetensors file, mnli or none")
+    if path.suffix == ".json":
+        return _of(record.read(path), out if path.is_relative_to(out) else path.parents[3])
+    if path.suffix != ".safetensors":
+        raise Refused(f"init_from={asked}: only records (.json) and .safetensors are read")
+    return Start(path, "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _best_mnli(settings: dict[str, Any], out: Path) -> Start:
+    """The paper starts from the best MNLI run; "best" over the seeds there are, the lowest seed of equals."""
+    model, method, scale = settings["model"]["name"], settings["method"], settings["scale"]["name"]
+    parents = [r for r in record.read_all(out)[0]
+               if (r.task, r.model, r.scale) == ("mnli", model, scale) and r.settings["method"] == method
+               and r.value is not None and r.weights is not None]
+    if not parents:
+        name, task = method["name"], settings["task"]["name"]
+        raise Refused(f"recipe {settings['recipe']['name']} starts {task} from an MNLI run, and {out}/runs has none of "
+                      f"model={model} method={name} with these settings\nfirst run task=mnli model={model} method={name}, "
+                      "or give init_from=RECORD, or init_from=none to start from the pre-trained model")
+    return _of(max(parents, key=lambda r: (r.value, -r.seed)), out)
+
+
+def _of(parent: record.Record, out: Path) -> Start:
+    if parent.weights is None:
+        raise Refused(f"init_from: record {parent.digest} was run with runtime.save=none, so it has no weights")
+    path = out / parent.weights / "best.safetensors"
+    if not path.is_file():
+        raise Refused(f"init_from: {path} is gone; run its record again with runtime.force=true")
+    return Start(path, parent.digest)

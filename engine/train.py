@@ -1,0 +1,177 @@
+"""fit(): the one loop. Read it from top to bottom and you know what a run does."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import get_scheduler
+
+from engine import batches
+from engine.contract import Backbone, Batch, Outcome, Recipe, Refused, Splits, Task, generator
+from engine.predict import Predictor
+from engine.weights import Tensors, trained
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What fit hands back: the numbers, and the trained tensors of the best and of the last epoch."""
+
+    outcome: Outcome
+    best: Tensors
+    last: Tensors
+
+
+def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: int, device: torch.device,
+        micro: int | None, report: Report) -> Fitted:
+    """Trains what has requires_grad, judges it on the validation sets after every epoch, keeps the best and the last.
+
+    recipe.precision must be resolved (no auto). micro: most examples on a device at once. report gets the numbers as
+    they come. Raises FloatingPointError when the loss is not finite, RuntimeError when a weight stays at zero.
+    """
+    accelerator = _accelerator(device, recipe.precision)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    torch.manual_seed(generator(seed, "dropout").initial_seed() + rank)  # the one place that sets global random state
+    order = generator(seed, "order")
+    epoch_steps = math.ceil(len(splits.train) / recipe.batch)
+    steps = recipe.epochs * epoch_steps
+    warm = math.ceil(steps * recipe.warmup) if recipe.warmup < 1 else int(recipe.warmup)
+    zeros = [name for name, p in backbone.model.named_parameters() if p.requires_grad and p.ndim > 1 and not p.any()]
+    model = accelerator.prepare(backbone.model)
+    optimiser = accelerator.prepare(_optimiser(backbone.model, recipe))
+    scheduler = get_scheduler(recipe.schedule, optimiser.optimizer, warm, steps)
+    predict = Predictor(backbone.model, accelerator)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+    curve: list[dict[str, Any]] = []
+    best, best_epoch, best_weights, step, tokens, training = -math.inf, 0, Tensors(), 0, 0, 0.0
+    begin = time.perf_counter()
+    with _bar(steps, task.name, accelerator.is_main_process) as bar:
+        for epoch in range(1, recipe.epochs + 1):
+            model.train()
+            clock = time.perf_counter()
+            total = torch.zeros((), device=device)  # read at the end of the epoch, so that the device never waits
+            for examples in batches.order(splits.train.lengths, recipe.batch, recipe.batching, order):
+                parts = list(batches.shares(examples, rank, world, micro))
+                for number, (indices, share) in enumerate(parts):
+                    batch = to_device(splits.train.batch(indices), device)
+                    with contextlib.nullcontext() if number == len(parts) - 1 else accelerator.no_sync(model):
+                        loss = task.loss(model, batch, recipe.label_smoothing) * share
+                        accelerator.backward(loss * world)  # DDP takes the mean over devices; the shares sum to one
+                    total += loss.detach()
+                if recipe.clip is not None:
+                    accelerator.clip_grad_norm_(_trainable(backbone.model), recipe.clip)
+                optimiser.step()
+                optimiser.zero_grad()
+                if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflowed
+                    scheduler.step()
+                step += 1
+                tokens += sum(splits.train.lengths[i] for i in examples)
+                bar.update()
+                if step == min(warm + 10, steps):
+                    _check_moved(backbone.model, zeros, step)
+            mean = accelerator.reduce(total).item() / epoch_steps
+            training += time.perf_counter() - clock
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"the loss is {mean} in epoch {epoch}: lower lr, or use precision=fp32 or bf16")
+
+            model.eval()
+            numbers = task.evaluate(predict, splits.validation)
+            value = numbers[task.metric]
+            curve.append({"epoch": epoch, "step": step, "loss": mean, **numbers, "constant": predict.constant()})
+            report(curve[-1])
+            bar.write(f"epoch {epoch}/{recipe.epochs}: training loss {mean:.4f}, {task.metric} {value:.2f}"
+                      + (" (every prediction is the same)" if curve[-1]["constant"] else ""), file=sys.stderr)
+            score = -math.inf if math.isnan(value) else value if task.higher_is_better else -value
+            if score > best or epoch == 1:  # the first of equals
+                best, best_epoch, best_weights = score, epoch, trained(backbone.model)
+    seconds = time.perf_counter() - begin
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # the forward that came in, without autocast around it
+    metrics = [{key: entry[key] for key in numbers} for entry in curve]
+    outcome = Outcome(metrics[best_epoch - 1], metrics[-1], best_epoch, step, seconds, tokens / training, _peak(device),
+                      curve, _notes(curve, best_epoch))
+    last_weights = best_weights if best_epoch == recipe.epochs else trained(backbone.model)
+    return Fitted(outcome, best_weights, last_weights)
+
+
+def pick_device(device: str, precision: str) -> tuple[torch.device, str]:
+    """The device, and the precision that `auto` stands for there. Raises Refused for what this machine cannot do."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Refused("runtime.device=cuda: no GPU here; leave it out or say cpu")
+    cuda = device != "cpu" and torch.cuda.is_available()
+    if precision == "auto":  # a CPU without AMX computes bf16 more slowly than fp32
+        fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_amx_tile_supported()
+        precision = "bf16" if fast else "fp32"
+    if precision == "fp16" and not cuda:
+        raise Refused("precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
+    return torch.device("cuda" if cuda else "cpu"), precision
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch's tensors on the device, copied without waiting where the device allows it."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def _accelerator(device: torch.device, precision: str) -> Accelerator:
+    """A fresh accelerator: accelerate keeps one per process, but runs of one sweep may differ in device and precision."""
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
+
+
+def _bar(steps: int, name: str, shown: bool) -> tqdm:
+    """The progress bar: redrawn often on a terminal, now and then in a log file."""
+    return tqdm(total=steps, desc=name, unit="step", disable=not shown, mininterval=0.5 if sys.stderr.isatty() else 20)
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over what trains. decay_on=matrices leaves biases and LayerNorms undecayed, as the official Trainer does."""
+    decayed = [p for p in _trainable(model) if recipe.decay_on == "all" or p.ndim > 1]
+    others = [p for p in _trainable(model) if recipe.decay_on != "all" and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    betas = (recipe.betas[0], recipe.betas[1])
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=betas, eps=recipe.eps, fused=True)
+
+
+def _check_moved(model: nn.Module, zeros: Sequence[str], step: int) -> None:
+    """Stops a run whose optimiser never reaches a matrix that began at zero, LoRA's B above all."""
+    parameters = dict(model.named_parameters())
+    still = [name for name in zeros if not parameters[name].any()]
+    if still:
+        raise RuntimeError(f"{len(still)} trainable matrices are still zero after {step} steps, e.g. {still[0]}: "
+                           "their gradient is zero, or the optimiser does not have them")
+
+
+def _peak(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _notes(curve: Sequence[dict[str, Any]], best_epoch: int) -> list[str]:
+    """What the collapse detector saw, in words; empty for a healthy run."""
+    constant = [entry["epoch"] for entry in curve if entry["constant"]]
+    notes = [f"every prediction was the same in epochs {', '.join(map(str, constant))} of {len(curve)}"] if constant else []
+    if best_epoch in constant:
+        notes.append("collapsed: the best epoch predicts one value for everything; try a lower lr or a larger batch")
+    return notes

@@ -1,0 +1,1 @@
+"""The paper's method, usable on its own: wrap, train, merge."""

@@ -1,0 +1,174 @@
+"""Rows from the hub, a folder in its layout, or the synthetic generator, checked before anything trains on them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.contract import Batch, Origin, Refused
+from engine.hub import snapshot
+from tasks import synthetic
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set of the hub: DIR/<name>/<config>/<split>.jsonl.gz is where a folder has it."""
+
+    id: str
+    config: str
+    revision: str
+
+    def files(self, origin: Origin, splits: Sequence[str]) -> dict[str, list[Path]]:
+        """The file or files of every split. Raises Refused naming what is missing."""
+        if origin.kind == "hub":
+            ways_out = "give a folder (data_root=DIR), a filled cache (HF_HOME=DIR), or run without either: scale=demo"
+            folder = snapshot("dataset", self.id, self.revision, [f"{self.config}/*"], ways_out) / self.config
+        else:
+            root = Path(str(origin.root)).expanduser()
+            if not root.is_dir():
+                raise Refused(f"data_root={origin.root}: no such folder")
+            folder = root / self.id.rpartition("/")[2] / self.config
+            if not folder.is_dir():
+                raise Refused(f"{folder}: no such folder; data_root must hold {folder.relative_to(root)}/"
+                              f"{splits[0]}.jsonl.gz (or .jsonl, .parquet)")
+        return {split: _find(folder, split) for split in splits}
+
+
+def _find(folder: Path, split: str) -> list[Path]:
+    for name in (split, f"{split}_subset"):  # a subset is used when the whole is not there, and said in the record
+        for pattern in (f"{name}.jsonl.gz", f"{name}.jsonl", f"{name}.parquet", f"{name}-*.parquet"):
+            found = sorted(folder.glob(pattern))
+            if found:
+                return found
+    raise Refused(f"{folder}: no {split}.jsonl.gz (or .jsonl, .parquet, {split}_subset.jsonl.gz)")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The checked rows of every split, what they are, and the sha256 of exactly what is trained and judged on."""
+
+    rows: Mapping[str, Rows]
+    kind: str  # hub · folder · synthetic, with (subset) where the training file is one
+    revision: str | None
+    sha256: str
+
+
+def load(task: str, source: Source, origin: Origin, columns: Sequence[str], classes: int | None, train: str,
+         validation: Sequence[str]) -> Raw:
+    """Reads and checks all splits of a task. classes: number of labels; None: a score from 0 to 5.
+
+    Raises Refused, with file and line, on a missing column, a bad label, a damaged file or an empty split.
+    """
+    splits = [train, *validation]
+    kind = origin.kind
+    if kind == "synthetic":
+        sizes = {split: origin.train if split == train else origin.validation for split in splits}
+        try:
+            rows = {split: synthetic.rows(task, split, sizes[split], seed=0) for split in splits}
+        except ValueError as error:
+            raise Refused(f"scale.train, scale.validation: {error}") from None
+    else:
+        files = source.files(origin, splits)
+        rows = {split: [row for path in files[split] for row in _read(path)] for split in splits}
+        kind += " (subset)" if any("_subset" in path.name for path in files[train]) else ""
+        for split in splits:
+            _check(rows[split], files[split][0], columns, classes)
+    revision = source.revision if kind == "hub" else None
+    return Raw(rows, kind, revision, _sha256(rows, columns, classes))
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON Lines file (gzip or plain) or a Parquet file."""
+    if path.suffix == ".parquet":
+        from datasets import Dataset
+
+        yield from Dataset.from_parquet(str(path), keep_in_memory=True)
+        return
+    opener = gzip.open if path.suffix == ".gz" else open
+    number = 0
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise Refused(f"{path}, line {number}: not a JSON object")
+                yield row
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise Refused(f"{path}: damaged or cut off after line {number} ({error}); fetch it again") from None
+    except UnicodeDecodeError as error:
+        raise Refused(f"{path}, after line {number}: not UTF-8 ({error.reason})") from None
+    except json.JSONDecodeError as error:
+        raise Refused(f"{path}, line {number}: not JSON ({error.msg})") from None
+    except OSError as error:
+        raise Refused(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _check(rows: Rows, path: Path, columns: Sequence[str], classes: int | None) -> None:
+    if not rows:
+        raise Refused(f"{path}: no rows")
+    for number, row in enumerate(rows, 1):
+        lost = [name for name in (*columns, "label") if name not in row]
+        if lost:
+            raise Refused(f"{path}, line {number}: no column '{lost[0]}' (it has {', '.join(row)})")
+        for name in columns:
+            if not isinstance(row[name], str):
+                raise Refused(f"{path}, line {number}: '{name}' is not text: {row[name]!r}")
+        label = row["label"]
+        good = isinstance(label, (int, float)) and not isinstance(label, bool)
+        if not (good and (0 <= label <= 5 if classes is None else label in range(classes))):
+            wanted = "a score from 0 to 5" if classes is None else f"one of 0 to {classes - 1}"
+            raise Refused(f"{path}, line {number}: label {label!r} is not {wanted}")
+
+
+def _sha256(rows: Mapping[str, Rows], columns: Sequence[str], classes: int | None) -> str:
+    """Over texts and labels, not over files, so that the hub's copy and a folder's agree; the hub keeps float32 scores."""
+    digest = hashlib.sha256()
+    for split in rows:
+        digest.update(f"{split}\n".encode())
+        for row in rows[split]:
+            label = float(np.float32(row["label"])) if classes is None else int(row["label"])
+            digest.update(json.dumps([*(row[name] for name in columns), label], ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+class Tokens:
+    """The tokenised examples of one split, kept flat (no padding, no Python lists): a Split of engine.contract."""
+
+    def __init__(self, rows: Rows, columns: Sequence[str], labels: torch.Tensor, tokenizer: Any, length: int) -> None:
+        """Tokenises one text or a pair; whatever is longer than `length` tokens loses the end of its longest side."""
+        texts = [[row[name] for row in rows] for name in columns]
+        coded = tokenizer(*texts, truncation=True, max_length=length, return_attention_mask=False)
+        self.fields = {name: np.concatenate([np.asarray(ids, np.int32) for ids in coded[name]])
+                       for name in ("input_ids", "token_type_ids") if name in coded}
+        self.lengths: Sequence[int] = [len(ids) for ids in coded["input_ids"]]
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.labels = labels
+        self.pads = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """These examples padded to the longest of them: input_ids, attention_mask (n, longest), labels (n,)."""
+        longest = max(self.lengths[i] for i in indices)
+        batch: Batch = {"labels": self.labels[torch.tensor(indices)]}
+        mask = np.zeros((len(indices), longest), np.int64)
+        for name, flat in self.fields.items():
+            padded = np.full((len(indices), longest), self.pads[name], np.int64)
+            for row, i in enumerate(indices):
+                padded[row, :self.lengths[i]] = flat[self.starts[i]:self.starts[i + 1]]
+                mask[row, :self.lengths[i]] = 1
+            batch[name] = torch.from_numpy(padded)
+        batch["attention_mask"] = torch.from_numpy(mask)
+        return batch

@@ -1,0 +1,88 @@
+"""The nine GLUE tasks: one class, nine files in conf/task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from engine.contract import Batch, Numbers, Origin, Predict, Split, Splits, generator, number
+from tasks import data
+
+
+@dataclass(frozen=True)
+class Glue:
+    """Classify one sentence or a pair, or (labels: null) score a pair from 0 to 5."""
+
+    name: str
+    version: int
+    sentences: Sequence[str]  # the text columns
+    labels: Sequence[str] | None  # class names by label number
+    metric: str  # the one Table 2 prints
+    train: str
+    validation: Mapping[str, str]  # our name -> the split's
+    source: data.Source
+    limit: int | None
+
+    higher_is_better = True
+
+    def __post_init__(self) -> None:
+        number("task.limit", self.limit, 1, whole=True, none=True)
+
+    @property
+    def outputs(self) -> int:
+        """Size of the head's last layer: one for a score."""
+        return len(self.labels) if self.labels else 1
+
+    def load(self, origin: Origin) -> data.Raw:
+        """The rows, checked. Raises Refused."""
+        classes = len(self.labels) if self.labels else None
+        return data.load(self.name, self.source, origin, self.sentences, classes, self.train,
+                         list(self.validation.values()))
+
+    def splits(self, raw: data.Raw, tokenizer: Any, length: int) -> Splits:
+        """Tokenised, inputs cut to `length`. A limit draws its examples once and alike for every seed."""
+        train = raw.rows[self.train]
+        if self.limit is not None and self.limit < len(train):
+            kept = torch.randperm(len(train), generator=generator(0, "limit"))[:self.limit].sort().values
+            train = [train[i] for i in kept.tolist()]
+        tokens = {name: self._tokens(raw.rows[split], tokenizer, length) for name, split in self.validation.items()}
+        return Splits(self._tokens(train, tokenizer, length), tokens)
+
+    def _tokens(self, rows: data.Rows, tokenizer: Any, length: int) -> data.Tokens:
+        labels = torch.tensor([row["label"] for row in rows], dtype=torch.long if self.labels else torch.float32)
+        return data.Tokens(rows, self.sentences, labels, tokenizer, length)
+
+    def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
+        """Mean over the batch: cross-entropy, or the squared error of a score (no smoothing there)."""
+        logits = _logits(model, batch)
+        if self.labels is None:
+            return F.mse_loss(logits.squeeze(-1), batch["labels"])
+        return F.cross_entropy(logits, batch["labels"], label_smoothing=smoothing)
+
+    def evaluate(self, predict: Predict, validation: Mapping[str, Split]) -> Numbers:
+        """Every usual GLUE number in points; for MNLI over both sets together, then each set's accuracy beside it."""
+        from tasks.metrics.glue import score  # evaluate and scikit-learn take seconds to import
+
+        outputs, labels = {}, {}
+        for name, split in validation.items():
+            logits = predict(split, _logits)
+            outputs[name] = (logits.argmax(-1) if self.labels else logits.squeeze(-1)).numpy()
+            assert isinstance(split, data.Tokens)
+            labels[name] = split.labels.numpy()
+        together = [torch.cat([torch.from_numpy(part[name]) for name in validation]).numpy() for part in (outputs, labels)]
+        numbers = score(self.name, *together)
+        if len(validation) > 1:
+            for name in validation:
+                each = score(self.name, outputs[name], labels[name])
+                numbers |= {f"{metric}_{name}": value for metric, value in each.items()}
+        return numbers
+
+
+def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """The head's outputs (n, outputs) in float32: losses and scores are never taken in bf16."""
+    return model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits.float()

@@ -1,0 +1,1 @@
+"""Scores as `evaluate` metrics that need no network: its own load() fetches a script from the hub for every name."""
