@@ -167,6 +167,8 @@ def main() -> int:
     except (Refused, HydraException, OmegaConfBaseException) as error:
         _say(_refused(error) or _explain(error))
         return 2
+    except BrokenPipeError:  # the reader of our output, head say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         _say("interrupted; no record was written")
         return 130

@@ -79,10 +79,10 @@ def word_order(rng: random.Random) -> Phrases:
     colour, quality, tail = rng.choice(MATCHED.colours), rng.choice(QUALITIES), _tail(rng)
     good = words("the", quality, who, verb, "the", colour, thing, tail)
     return good, rng.choice((
-        words("the", quality, who, "the", colour, thing, verb, tail), words("the", quality, who, verb, "the", thing,
-                                                                            colour, tail),
-        words("the", who, quality, verb, "the", colour, thing, tail), words(quality, "the", who, verb, "the", colour,
-                                                                            thing, tail),
+        words("the", quality, who, "the", colour, thing, verb, tail),
+        words("the", quality, who, verb, "the", thing, colour, tail),
+        words("the", who, quality, verb, "the", colour, thing, tail),
+        words(quality, "the", who, verb, "the", colour, thing, tail),
         words("the", quality, who, verb, colour, "the", thing, tail)))
 
 
@@ -121,8 +121,7 @@ def question(rng: random.Random) -> Phrases:
         (words(wh, "did", who, base, thing) + "?", words(wh, "did", who, past(base), thing) + "?"),
         (words("what did", who, base, tail) + "?", words("what did", who, base, thing, tail) + "?"),
         (words("who did", who, "invite", tail) + "?", words("who did", who, "invite", other, "and", tail) + "?"),
-        (words("has", who, participle(base), thing, tail) + "?", words("has", who, "has", participle(base), thing,
-                                                                       tail) + "?"),
+        (words("has", who, participle(base), thing) + "?", words("has", who, "has", participle(base), thing) + "?"),
         (words("I wonder what", who, past(base), tail), words("I wonder what did", who, past(base), tail))))
 
 

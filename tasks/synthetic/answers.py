@@ -9,8 +9,7 @@ FIRST = ("Alder", "Birken", "Calder", "Dorn", "Elm", "Fern", "Garn", "Hazel", "I
 LAST = ("bridge", "ford", "field", "haven", "mouth", "stone", "wick", "dale")
 SORTS = ("museum", "theatre", "library", "hotel", "school", "station", "hospital", "castle")
 PEOPLE = ("Ada Moss", "Carl Brandt", "Edith Lowe", "Frank Ashby", "Helen Voss", "Ivo Marsh", "Laura Quill",
-          "Max Penrose",
-          "Nina Falk", "Oscar Reed", "Ruth Hale", "Theo Lind")
+          "Max Penrose", "Nina Falk", "Oscar Reed", "Ruth Hale", "Theo Lind")
 TOWNS = ("a quiet valley", "the old harbour", "a steep hill", "the market square", "a narrow lane", "the river bank")
 MATERIALS = ("red brick", "grey stone", "dark timber", "white marble", "steel and glass")
 # Each attribute: ways to ask for it, and ways to state it after the name of the place.

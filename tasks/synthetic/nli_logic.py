@@ -75,6 +75,7 @@ def connective(rng: random.Random, world: World, label: str) -> tuple[str, str]:
         (f"{first} rather than {second}", (one, not_other), (stranger, not_stranger), (other, not_one)),
         (f"neither {first} nor {second}", (not_one, not_other), (stranger, not_stranger, someone),
          (f"{one} {tail}", f"{other} {tail}")),
+        ("nobody", (not_one, nobody), (one, stranger), (f"{someone} {tail}", f"{one} {tail}")),
     ))
     hypothesis = rng.choice({"entailment": entailed, "neutral": open_, "contradiction": excluded}[label])
     return sentence(given, deed, tail), sentence(hypothesis)

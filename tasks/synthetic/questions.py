@@ -5,14 +5,12 @@ import random
 from .grammar import a
 
 THINGS = ("guitar", "bicycle", "camera", "laptop", "aquarium", "motorbike", "telescope", "greenhouse", "fireplace",
-          "piano",
-          "sewing machine", "coffee machine", "drum kit", "tent", "sailing boat", "solar panel", "heat pump",
+          "piano", "sewing machine", "coffee machine", "drum kit", "tent", "sailing boat", "solar panel", "heat pump",
           "trampoline", "microwave", "chainsaw", "printer", "scooter", "dishwasher", "treadmill")
 CITIES = ("Paris", "Rome", "Vienna", "Madrid", "Lisbon", "Prague", "Berlin", "Athens", "Dublin", "Oslo", "Warsaw",
           "Zurich", "Milan", "Geneva", "Munich")
 SUBJECTS = ("French", "Spanish", "German", "Greek", "chess", "algebra", "statistics", "knitting", "photography",
-            "tennis",
-            "swimming", "yoga", "cooking", "drawing", "programming", "pottery", "juggling", "calligraphy")
+            "tennis", "swimming", "yoga", "cooking", "drawing", "programming", "pottery", "juggling", "calligraphy")
 GROUPS = ("children", "adults", "beginners", "older people", "busy parents", "teenagers", "students", "nurses")
 # Each intent: the classes of its two slots, and ways to ask the same thing.
 INTENTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -77,7 +75,7 @@ def qqp(rng: random.Random, split: str, label: int) -> tuple[str, str]:
 
 
 def _ask(way: str, filling: tuple[str, str] | list[str]) -> str:
-    for value in filling:
-        slot = "{" + str(list(filling).index(value)) + "}"
-        way = way.replace("a " + slot, a(value)) if " a " + slot in way else way.replace(slot, value)
+    for number, value in enumerate(filling):
+        slot = f"{{{number}}}"
+        way = way.replace(f" a {slot}", f" {a(value)}").replace(slot, value)
     return way

@@ -5,13 +5,11 @@ import random
 from .grammar import a, sentence, words
 
 GOOD = ("brilliant", "charming", "clever", "delightful", "elegant", "fresh", "funny", "gripping", "heartfelt",
-        "inventive",
-        "moving", "original", "polished", "powerful", "refreshing", "sharp", "stirring", "thrilling", "touching",
-        "vivid", "warm", "witty", "wonderful")
+        "inventive", "moving", "original", "polished", "powerful", "refreshing", "sharp", "stirring", "thrilling",
+        "touching", "vivid", "warm", "witty", "wonderful")
 BAD = ("bland", "boring", "careless", "clumsy", "confused", "crude", "dreary", "dull", "empty", "forgettable",
        "hollow", "lazy", "lifeless", "messy", "pointless", "predictable", "shallow", "silly", "sloppy", "stale",
-       "tedious",
-       "tiresome", "weak")
+       "tedious", "tiresome", "weak")
 ASPECTS = ("acting", "script", "dialogue", "plot", "music", "camera work", "ending", "direction", "humour", "romance",
            "opening", "editing", "cast", "second half", "story")
 WORKS = ("film", "movie", "comedy", "drama", "thriller", "sequel", "documentary", "western", "musical", "picture",
