@@ -23,8 +23,8 @@ COLUMNS = {
 PAIRS = [task for task, columns in COLUMNS.items() if len(columns) == 2 and task != "stsb"]
 FINGERPRINTS = {
     "cola": "4eb5898a1ef366b4", "sst2": "c8a75ec0a940b41b", "mrpc": "d7fe92dc52739bf2",
-    "qqp": "540f9f6022c8c836", "qnli": "beb46fe4af1f1376", "rte": "b449446e02c60555",
-    "wnli": "ab5a7fa0305b628b", "stsb": "97e7526c462cf6e4", "mnli": "dc7750cae7e51dbc",
+    "qqp": "540f9f6022c8c836", "qnli": "beb46fe4af1f1376", "rte": "b6f96118cf284d3b",
+    "wnli": "ab5a7fa0305b628b", "stsb": "97e7526c462cf6e4", "mnli": "71ed813dc5b6050e",
 }
 @cache
 def sample(task: str, split: str, n: int) -> list[dict[str, Any]]:

@@ -13,9 +13,9 @@ from .scene import SLOTS, Event, draw_detail, draw_event, tell
 
 def _loosely(rng: random.Random, event: Event, details: dict[str, str]) -> str:
     """Tell a hypothesis in other words than the premise, whatever the label, so that overlap says little."""
-    who = rng.choice(("someone", "a person")) if "quality" not in details and rng.random() < 0.08 else ""
-    verb = event.verb.synonym if rng.random() < 0.3 else ""
-    thing = event.category if rng.random() < 0.15 else ""
+    who = rng.choice(("someone", "a person")) if "quality" not in details and rng.random() < 0.05 else ""
+    verb = event.verb.synonym if rng.random() < 0.2 else ""
+    thing = event.category if rng.random() < 0.1 else ""
     return tell(event, details, passive=rng.random() < 0.1, front=rng.random() < 0.3, who=who, verb=verb, thing=thing)
 
 

@@ -65,7 +65,8 @@ def connective(rng: random.Random, world: World, label: str) -> tuple[str, str]:
     first, second, third = (f"the {person}" for person in rng.sample(event.people, 3))
     deed = words(past(event.verb.base), a(event.thing))
     tail = draw_detail(rng, world, event, rng.choice(("place", "time")))[0]
-    one, other, stranger, someone = (f"{who} {deed}" for who in (first, second, third, "at least one person"))
+    again = rng.choice(("", tail))  # what was done there was done, but what was not done there may have been done
+    one, other, stranger, someone = (words(who, deed, again) for who in (first, second, third, "at least one person"))
     not_one, not_other, not_stranger = (
         words(who, "did not", event.verb.base, a(event.thing), tail) for who in (first, second, third))
     nobody = f"neither {first} nor {second} {deed} {tail}"
@@ -73,9 +74,10 @@ def connective(rng: random.Random, world: World, label: str) -> tuple[str, str]:
         (f"both {first} and {second}", (one, other, someone), (stranger, not_stranger), (not_one, not_other, nobody)),
         (f"either {first} or {second}", (someone,), (one, other, not_one, not_other), (nobody,)),
         (f"{first} rather than {second}", (one, not_other), (stranger, not_stranger), (other, not_one)),
-        (f"neither {first} nor {second}", (not_one, not_other), (stranger, not_stranger, someone),
-         (f"{one} {tail}", f"{other} {tail}")),
-        ("nobody", (not_one, nobody), (one, stranger), (f"{someone} {tail}", f"{one} {tail}")),
+        (f"neither {first} nor {second}", (not_one, not_other), (stranger, not_stranger, f"at least one person {deed}"),
+         (f"{first} {deed} {tail}", f"{second} {deed} {tail}")),
+        ("nobody", (not_one, nobody), (f"{first} {deed}", f"at least one person {deed}"),
+         (f"at least one person {deed} {tail}", f"{first} {deed} {tail}")),
     ))
     hypothesis = rng.choice({"entailment": entailed, "neutral": open_, "contradiction": excluded}[label])
     return sentence(given, deed, tail), sentence(hypothesis)
