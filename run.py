@@ -60,10 +60,9 @@ def _job(config: DictConfig, overrides: list[str]) -> None:
     from engine import cell
     from engine.models import ModelSpec
 
-    recipe = cell.recipe_of(settings)
-    made = cell.Cell(settings, hydra.utils.instantiate(settings["task"], _convert_="all"),
-                     hydra.utils.instantiate(settings["method"], _convert_="all"), recipe, ModelSpec(**settings["model"]),
-                     settings["_sources"], ROOT)
+    recipe = cell.recipe_of(settings)  # before anything that imports more
+    task, method = (hydra.utils.instantiate(settings[key], _convert_="all") for key in ("task", "method"))
+    made = cell.Cell(settings, task, method, recipe, ModelSpec(**settings["model"]), settings["_sources"], ROOT)
     if show == "parameters":
         print(cell.parameters(made))
     else:
@@ -133,8 +132,8 @@ def _explain(error: Exception) -> str:
         if group.startswith("recipe"):
             folder = CONF / group
             there = sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
-            return (f"no recipe {error.missing_cfg_file.removeprefix('recipe/')}: nobody transcribed hyperparameters for this model "
-                    f"and method; {group} has {', '.join(there) or 'nothing'}")
+            return (f"{group} has no {name}, so there are no hyperparameters for that; it has "
+                    f"{', '.join(there) or 'nothing'}")
         near = difflib.get_close_matches(name, options, 1, 0.4)
         return (f"{group}={name}: no such {group}; " + (f"did you mean {near[0]}? " if near else "")
                 + f"There are {', '.join(options)}")

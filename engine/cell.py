@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine import models, record, show, start, weights
 from engine.contract import Method, Origin, Recipe, Refused, generator, number, one_of
 from engine.hub import model_folder
 from engine.train import fit, pick_device
+from engine.words import counted, device_name, summary, two
 
 Settings = dict[str, Any]
 ELSEWHERE = ("runtime", "data_root")  # where and how, not what: no part of a run's identity
@@ -24,7 +21,7 @@ ELSEWHERE = ("runtime", "data_root")  # where and how, not what: no part of a ru
 
 @dataclass(frozen=True)
 class Cell:
-    """What run.py hands over: the resolved settings, the objects made of them, and where each hyperparameter is from."""
+    """What run.py hands over: the resolved settings, the objects made of them, where each hyperparameter is from."""
 
     settings: Settings
     task: Any
@@ -56,9 +53,9 @@ class Cell:
 
 
 def run(cell: Cell, watch: Callable[[Settings], Callable[[dict[str, Any]], None]]) -> Path:
-    """Runs the cell unless its record is there; returns the record's path. watch(settings) gives the reporter of curves.
+    """Runs the cell unless its record is there; returns the record's path. Raises Refused before anything is written.
 
-    Raises Refused before anything is written.
+    watch(settings) gives the function that curves are reported to.
     """
     settings, runtime, seed = cell.settings, cell.settings["runtime"], cell.settings["seed"]
     say = print if int(os.environ.get("RANK", 0)) == 0 else lambda *_: None
@@ -76,7 +73,8 @@ def run(cell: Cell, watch: Callable[[Settings], Callable[[dict[str, Any]], None]
                                      f"seed {seed}", f"scale {scale}", f"{raw.kind} data"]))
     if path.exists() and not runtime["force"]:
         done = record.read(path)
-        say(f"already there: {title}: {done.metric} {_two(done.value)}; runtime.force=true runs it again\nrecord {path}")
+        say(f"already there: {title}: {done.metric} {two(done.value)}; runtime.force=true runs it again\n"
+            f"record {path}")
         return path
 
     began = datetime.now(UTC)
@@ -87,7 +85,7 @@ def run(cell: Cell, watch: Callable[[Settings], Callable[[dict[str, Any]], None]
         say("starting from " + weights.load(backbone, parent.weights, keep_output=True))
     counts = models.footprint(backbone)
     splits = cell.task.splits(raw, backbone.tokenizer, cell.recipe.length)
-    say(f"{title}\n{_counts(counts.trainable, counts.head, counts.total)}; {_device(device)}, {precision}; "
+    say(f"{title}\n{counted(counts.trainable, counts.head, counts.total)}; {device_name(device)}, {precision}; "
         f"{len(splits.train):,} training examples, {cell.recipe.epochs} epochs of batch {cell.recipe.batch}")
     fitted = fit(backbone, cell.task, splits, replace(cell.recipe, precision=precision), seed, device,
                  runtime["micro_batch"], watch(cell.settings))
@@ -102,7 +100,7 @@ def run(cell: Cell, watch: Callable[[Settings], Callable[[dict[str, Any]], None]
         label=cell.method.label, variant=cell.variant, scale=scale, data=raw.kind, seed=seed, metric=cell.task.metric,
         value=value, numbers=result.best, footprint=asdict(counts), outcome=asdict(result), settings=settings,
         sources=dict(cell.sources), init_from=parent.identity, commit=commit, dirty=dirty, versions=record.versions(),
-        model_revision=revision, data_revision=raw.revision, data_sha256=raw.sha256, device=_device(device),
+        model_revision=revision, data_revision=raw.revision, data_sha256=raw.sha256, device=device_name(device),
         started=began.isoformat(timespec="seconds"), weights=str(kept.relative_to(cell.out)) if kept else None)
     if kept is not None:
         about = {"task": cell.task.name, "model": cell.model.name, "model_revision": revision, "record": path.name,
@@ -111,7 +109,7 @@ def run(cell: Cell, watch: Callable[[Settings], Callable[[dict[str, Any]], None]
         if runtime["save"] == "both":
             weights.save(fitted.last, kept / "last.safetensors", about)
     record.write(finished, path)  # last: a record promises that its weights are there
-    say(_summary(finished, path))
+    say(summary(finished, path))
     return path
 
 
@@ -139,43 +137,12 @@ def _origin(settings: Settings) -> Origin:
     scale, root = settings["scale"], settings["data_root"]
     if scale["data"] == "synthetic":
         if root is not None:
-            raise Refused(f"data_root={root} with scale={scale['name']}, which makes its own data: leave one of them out")
+            raise Refused(f"data_root={root}: scale={scale['name']} makes its own data; leave one of the two out")
         return Origin("synthetic", None, scale["train"], scale["validation"])
-    return Origin("hub" if root is None else "folder", root, None, None)
+    return Origin("hub" if root is None else "folder", root, 0, 0)
 
 
 def _writable(out: Path) -> None:
     place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         raise Refused(f"runtime.out={out}: cannot write there")
-
-
-def _device(device: torch.device) -> str:
-    """What a reader needs to place a time: the GPU's name, or the CPU's and its threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
-def _counts(trainable: int, head: int, total: int) -> str:
-    return f"trains {trainable:,} parameters ({100 * trainable / total:.2f} % of {total:,}) beside a head of {head:,}"
-
-
-def _two(value: float | None) -> str:
-    return "undefined" if value is None or value != value else f"{value:.2f}"
-
-
-def _summary(done: record.Record, path: Path) -> str:
-    """The last lines of a run: the number first, the record last."""
-    others = ", ".join(f"{name} {_two(value)}" for name, value in done.numbers.items() if name != done.metric)
-    outcome, counts = done.outcome, done.footprint
-    lines = [f"note: {note}" for note in outcome["notes"]]
-    lines.append(f"{done.metric} {_two(done.value)} in points of 100, best epoch {outcome['best_epoch']} of "
-                 f"{len(outcome['curve'])} (last {_two(outcome['last'][done.metric])})" + (f"; {others}" if others else ""))
-    lines.append(f"{_counts(counts['trainable'], counts['head'], counts['total'])}; {outcome['seconds']:.0f} s, "
-                 f"{outcome['tokens_per_second']:,.0f} tokens/s")
-    return "\n".join([*lines, f"record {path}"])

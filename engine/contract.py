@@ -33,7 +33,8 @@ def number(name: str, value: object, low: float, high: float = math.inf, whole: 
     good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
     if good and (low < value if open_low else low <= value) and value <= high:  # type: ignore[operator]
         return
-    bounds = f"{'above' if open_low else 'at least'} {low:g}" + (f" and at most {high:g}" if math.isfinite(high) else "")
+    bounds = f"{'above' if open_low else 'at least'} {low:g}"
+    bounds += f" and at most {high:g}" if math.isfinite(high) else ""
     raise Refused(f"{name}={value}: {name} must be a {'whole ' if whole else ''}number {bounds}")
 
 
@@ -179,8 +180,8 @@ class Origin:
 
     kind: str  # hub · folder · synthetic
     root: str | None
-    train: int | None
-    validation: int | None
+    train: int  # rows to generate; 0 where rows are read
+    validation: int
 
 
 Step = Callable[["nn.Module", Batch], "torch.Tensor"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls write(a temporary path in path's folder), then moves the finished file to path in one step. Raises OSError."""
+    """Calls write(a temporary path beside path), then moves the finished file to path in one step. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)  # mode 0600
     os.close(handle)

@@ -48,9 +48,12 @@ def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str]
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = {"repo_id": repo, "repo_type": kind, "revision": revision, "allow_patterns": list(patterns)}
+    def fetch(cached: bool) -> Path:
+        return Path(huggingface_hub.snapshot_download(
+            repo, repo_type=kind, revision=revision, allow_patterns=list(patterns), local_files_only=cached))
+
     try:
-        folder = Path(huggingface_hub.snapshot_download(**wanted, local_files_only=True))  # type: ignore[arg-type]
+        folder = fetch(cached=True)
         if any(path for pattern in patterns for path in folder.glob(pattern)):
             return folder
         why = "the cached copy lacks these files"
@@ -64,9 +67,10 @@ def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str]
         raise Refused(f"{kind} {repo}{at} ({', '.join(patterns)}): {why}, and the hub cannot be reached ({seen})\n"
                       f"{ways_out}")
     try:
-        return Path(huggingface_hub.snapshot_download(**wanted))  # type: ignore[arg-type]
+        return fetch(cached=False)
     except (HfHubHTTPError, OSError) as error:
-        raise Refused(f"{kind} {repo}: the hub did not give it ({str(error).splitlines()[0][:200]})\n{ways_out}") from None
+        said = str(error).splitlines()[0][:200]
+        raise Refused(f"{kind} {repo}: the hub did not give it ({said})\n{ways_out}") from None
 
 
 def model_folder(name: str, path: str, revision: str | None, package: str | None) -> Path:

@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from engine.contract import Backbone, Footprint, Refused, Role
@@ -33,7 +39,7 @@ class ModelSpec:
 def shape(spec: ModelSpec, outputs: int) -> Backbone:
     """The model without weights, on the meta device: for counting, without any download."""
     if spec.config is None:
-        raise Refused(f"model={spec.name}: its shape is not in conf/model/{spec.name}.yaml; only known shapes can be shown")
+        raise Refused(f"model={spec.name}: conf/model/{spec.name}.yaml gives no shape to build without weights")
     config = AutoConfig.for_model(**spec.config, num_labels=outputs)
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
@@ -52,8 +58,8 @@ def load(spec: ModelSpec, folder: Path, outputs: int, length: int, dropout: floa
     config = AutoConfig.from_pretrained(folder, num_labels=outputs)
     for key, value in (spec.config or {}).items():
         if getattr(config, key) != value:
-            raise Refused(f"model={spec.name}: {folder} has {key}={getattr(config, key)}, not {value}; for another model "
-                          f"use model=encoder model.path={spec.path}")
+            raise Refused(f"model={spec.name}: {folder} has {key}={getattr(config, key)}, not {value}; for another "
+                          f"model use model=encoder model.path={spec.path}")
     positions = config.max_position_embeddings
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions -= config.pad_token_id + 1  # these number their positions from padding_idx + 1
@@ -96,12 +102,12 @@ def footprint(backbone: Backbone) -> Footprint:
     return Footprint(trainable, head, total)
 
 
-def _frozen(model: nn.Module, tokenizer: Any, spec: ModelSpec) -> Backbone:
+def _frozen(model: PreTrainedModel, tokenizer: Any, spec: ModelSpec) -> Backbone:
     """The one place that freezes. The head is everything outside the encoder, and the encoder's pooler if it has one:
     the official code's rule, and what BERT's pooler is to RoBERTa's dense layer."""
     body = model.base_model_prefix
     head = [name for name, _ in model.named_children() if name != body]
-    if getattr(getattr(model, body), "pooler", None) is not None:
+    if getattr(model.get_submodule(body), "pooler", None) is not None:
         head.append(f"{body}.pooler")
     prefixes = tuple(f"{name}." for name in head)
     for name, parameter in model.named_parameters():
@@ -115,7 +121,7 @@ def _redraw(backbone: Backbone, missing: set[str], config: PretrainedConfig, hea
     """Draws what the weights lack from the run's own stream: normal(0, initializer_range), biases zero."""
     lost = sorted(name for name in missing if not name.startswith(backbone.head))
     if lost:
-        raise Refused(f"the weights lack {len(lost)} tensors of the body ({', '.join(lost[:3])}, …): wrong file or model?")
+        raise Refused(f"the weights lack {len(lost)} tensors of the body ({', '.join(lost[:3])}, …): wrong file?")
     with torch.no_grad():
         for name, parameter in backbone.model.named_parameters():
             if name in missing and name.endswith("weight"):

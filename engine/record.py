@@ -1,4 +1,4 @@
-"""Record: one JSON a run, whole or absent, from which every table is rebuilt. A number without a record does not exist."""
+"""Record: one JSON a run, whole or absent, from which every table is rebuilt. No number exists without one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def path_of(out: Path, scale: str, task: str, model: str, method: str, seed: int
 
 
 def write(record: Record, path: Path) -> None:
-    """Puts the record at path in one step: a reader sees all of it or nothing. Raises OSError, leaving no part behind."""
+    """Puts the record at path in one step: a reader sees all of it or nothing. Raises OSError, leaving no part."""
     text = json.dumps(_finite(asdict(record)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 

@@ -24,7 +24,8 @@ def diff(recipes: Mapping[str, Mapping[str, Any]]) -> str:
     for key in first["_sources"]:
         values = [_word(_value(settings, key)) for settings in recipes.values()]
         rows.append(("*" if len(set(values)) > 1 else "", key, *values))
-    said = [(key, name, settings["_sources"][key]) for mark, key, *_ in rows if mark for name, settings in recipes.items()]
+    differing = [key for mark, key, *_ in rows if mark]
+    said = [(key, name, settings["_sources"][key]) for key in differing for name, settings in recipes.items()]
     return (f"task={first['task']['name']}\n" + _table(("", "", *recipes), rows)
             + ("\n\nwhere the differing numbers come from\n" + _table(("", "", ""), said) if said else ""))
 
@@ -38,7 +39,8 @@ def parameters(backbone: Backbone, trainable: int, head: int, total: int) -> str
             kind = ".".join("*" if part.isdigit() else part for part in name.split("."))
             groups[f"{where} {kind}", " x ".join(map(str, parameter.shape))].append(parameter.numel())
     rows = [(kind, str(len(sizes)), shape, f"{sum(sizes):,}") for (kind, shape), sizes in groups.items()]
-    rows += [("trainable (head left out, as the paper counts)", "", "", f"{trainable:,}"), ("head", "", "", f"{head:,}"),
+    rows += [("trainable (head left out, as the paper counts)", "", "", f"{trainable:,}"),
+             ("head", "", "", f"{head:,}"),
              (f"all, of which {100 * trainable / total:.3f} % train beside the head", "", "", f"{total:,}")]
     return _table(("", "tensors", "shape", "parameters"), rows)
 
@@ -57,6 +59,7 @@ def _word(value: Any) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]]
+    rows = [header, *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(line for line in lines if line)

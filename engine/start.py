@@ -46,8 +46,8 @@ def _best_mnli(settings: dict[str, Any], out: Path) -> Start:
     if not parents:
         name, task = method["name"], settings["task"]["name"]
         raise Refused(f"recipe {settings['recipe']['name']} starts {task} from an MNLI run, and {out}/runs has none of "
-                      f"model={model} method={name} with these settings\nfirst run task=mnli model={model} method={name}, "
-                      "or give init_from=RECORD, or init_from=none to start from the pre-trained model")
+                      f"model={model} method={name} with these settings of it\nfirst run task=mnli model={model} "
+                      f"method={name}, or give init_from=RECORD, or init_from=none for the pre-trained model")
     return _of(max(parents, key=lambda r: (r.value, -r.seed)), out)
 
 

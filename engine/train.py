@@ -86,7 +86,7 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
             mean = accelerator.reduce(total).item() / epoch_steps
             training += time.perf_counter() - clock
             if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss is {mean} in epoch {epoch}: lower lr, or use precision=fp32 or bf16")
+                raise FloatingPointError(f"the loss is {mean} in epoch {epoch}: lower lr, or precision=fp32 or bf16")
 
             model.eval()
             numbers = task.evaluate(predict, splits.validation)
@@ -126,7 +126,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _accelerator(device: torch.device, precision: str) -> Accelerator:
-    """A fresh accelerator: accelerate keeps one per process, but runs of one sweep may differ in device and precision."""
+    """A fresh accelerator: accelerate keeps one a process, but runs of one sweep may differ in device and precision."""
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
 
@@ -141,7 +141,7 @@ def _trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over what trains. decay_on=matrices leaves biases and LayerNorms undecayed, as the official Trainer does."""
+    """AdamW over what trains. decay_on=matrices leaves biases and LayerNorms undecayed, as the official Trainer."""
     decayed = [p for p in _trainable(model) if recipe.decay_on == "all" or p.ndim > 1]
     others = [p for p in _trainable(model) if recipe.decay_on != "all" and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -171,7 +171,8 @@ def _peak(device: torch.device) -> int | None:
 def _notes(curve: Sequence[dict[str, Any]], best_epoch: int) -> list[str]:
     """What the collapse detector saw, in words; empty for a healthy run."""
     constant = [entry["epoch"] for entry in curve if entry["constant"]]
-    notes = [f"every prediction was the same in epochs {', '.join(map(str, constant))} of {len(curve)}"] if constant else []
+    epochs = ", ".join(map(str, constant))
+    notes = [f"every prediction was the same in epochs {epochs} of {len(curve)}"] if constant else []
     if best_epoch in constant:
         notes.append("collapsed: the best epoch predicts one value for everything; try a lower lr or a larger batch")
     return notes

@@ -19,11 +19,12 @@ Tensors = dict[str, torch.Tensor]
 
 
 def trained(model: nn.Module) -> Tensors:
-    """A copy, on the CPU, of every tensor that trains. Refuses a merged model: A and B would be counted twice on reload."""
+    """A copy, on the CPU, of every tensor that trains. Raises RuntimeError on a merged model: BA would count twice."""
     for name, module in model.named_modules():
         if getattr(module, "merged", False):
             raise RuntimeError(f"{name} is merged; unmerge before saving")
-    return {name: p.detach().to("cpu", copy=True).contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: p.to("cpu", copy=True).contiguous() for name, p in own.items()}
 
 
 def save(tensors: Tensors, path: Path, about: Mapping[str, Any]) -> None:

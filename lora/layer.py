@@ -1,7 +1,7 @@
 """One LoRA layer (Section 4.1):   h = W0 x + (alpha / r) B A x,   A random, B zero, W0 frozen.
 
-            x ────────────── W0 ─────────────(+)── h        x (…, d_in)   h (…, d_out)
-            └── dropout ── A ── alpha/r ── B ─┘             A (r, d_in)   B (d_out, r)
+    x ────────────── W0 ─────────────(+)── h        x (…, d_in)   h (…, d_out)
+    └── dropout ── A ── alpha/r ── B ─┘             A (r, d_in)   B (d_out, r)
 
 A fused projection (GPT-2's c_attn = [q|k|v]) has one A and B per adapted slice of its output and none elsewhere.
 """
@@ -44,9 +44,10 @@ class LoRALinear(nn.Module):
         self.merged = False
         self.scale = {s.name: alpha / s.r for s in slices}
         self.dropout = nn.Dropout(dropout)
-        # Drawn on the CPU in float32, so that a seed gives the same A on every device; B zero, so delta is 0 at the start.
-        self.A = nn.ParameterDict({s.name: _draw(s.r, d_in, init, std, generator, weight.device) for s in self.slices})
-        self.B = nn.ParameterDict({s.name: torch.zeros(s.stop - s.start, s.r, device=weight.device) for s in self.slices})
+        # Drawn on the CPU in float32, so that a seed gives the same A on every device; B zero: delta is 0 at the start.
+        device = weight.device
+        self.A = nn.ParameterDict({s.name: _draw(s.r, d_in, init, std, generator, device) for s in self.slices})
+        self.B = nn.ParameterDict({s.name: torch.zeros(s.stop - s.start, s.r, device=device) for s in self.slices})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.base(x)  # (…, d_out)

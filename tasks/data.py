@@ -73,9 +73,9 @@ def load(task: str, source: Source, origin: Origin, columns: Sequence[str], clas
     splits = [train, *validation]
     kind = origin.kind
     if kind == "synthetic":
-        sizes = {split: origin.train if split == train else origin.validation for split in splits}
         try:
-            rows = {split: synthetic.rows(task, split, sizes[split], seed=0) for split in splits}
+            rows = {split: synthetic.rows(task, split, origin.train if split == train else origin.validation, seed=0)
+                    for split in splits}
         except ValueError as error:
             raise Refused(f"scale.train, scale.validation: {error}") from None
     else:
@@ -132,7 +132,7 @@ def _check(rows: Rows, path: Path, columns: Sequence[str], classes: int | None) 
 
 
 def _sha256(rows: Mapping[str, Rows], columns: Sequence[str], classes: int | None) -> str:
-    """Over texts and labels, not over files, so that the hub's copy and a folder's agree; the hub keeps float32 scores."""
+    """Over texts and labels, not files, so that the hub's copy and a folder's agree; the hub keeps float32 scores."""
     digest = hashlib.sha256()
     for split in rows:
         digest.update(f"{split}\n".encode())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -74,8 +75,7 @@ class Glue:
             outputs[name] = (logits.argmax(-1) if self.labels else logits.squeeze(-1)).numpy()
             assert isinstance(split, data.Tokens)
             labels[name] = split.labels.numpy()
-        together = [torch.cat([torch.from_numpy(part[name]) for name in validation]).numpy() for part in (outputs, labels)]
-        numbers = score(self.name, *together)
+        numbers = score(self.name, np.concatenate(list(outputs.values())), np.concatenate(list(labels.values())))
         if len(validation) > 1:
             for name in validation:
                 each = score(self.name, outputs[name], labels[name])
