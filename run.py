@@ -7,9 +7,9 @@ the request is composed, so --help answers at once.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ def _job(config: DictConfig, overrides: list[str]) -> None:
     if show == "parameters":
         print(cell.parameters(made))
     else:
-        cell.run(made, _watch)
+        curves = _Curves(settings)
+        curves.close(cell.run(made, curves))
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -98,19 +99,32 @@ def _variants(settings: dict[str, Any], overrides: list[str]) -> dict[str, dict[
     return found
 
 
-def _watch(settings: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    """Where curves go besides the record: nowhere, or to wandb."""
-    runtime = settings["runtime"]
-    if runtime["wandb"] == "off" or int(os.environ.get("RANK", 0)) != 0:
-        return lambda numbers: None
-    import wandb
+class _Curves:
+    """Where a run's numbers go besides its record: nowhere, or to wandb, from the first number on."""
 
-    folder = Path(runtime["out"]) / "wandb"
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [settings[key]["name"] for key in ("task", "model", "method")]
-    run = wandb.init(project="lora-paper", mode=runtime["wandb"], dir=str(folder), config=settings,
-                     group="-".join(names), name="-".join([*names, f"s{settings['seed']}"]))
-    return lambda numbers: run.log(numbers)
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.on = settings["runtime"]["wandb"] != "off" and int(os.environ.get("RANK", 0)) == 0
+        self.run: Any = None
+
+    def __call__(self, numbers: dict[str, Any]) -> None:
+        """Logs the numbers of an epoch."""
+        if self.on and self.run is None:
+            import wandb
+
+            folder = Path(self.settings["runtime"]["out"]) / "wandb"
+            folder.mkdir(parents=True, exist_ok=True)
+            cell = "-".join(self.settings[key]["name"] for key in ("task", "model", "method"))
+            self.run = wandb.init(project="lora-paper", mode=self.settings["runtime"]["wandb"], dir=str(folder),
+                                  group=cell, name=f"{cell}-s{self.settings['seed']}", config=self.settings)
+        if self.run is not None:
+            self.run.log(numbers)
+
+    def close(self, record: Path) -> None:
+        """Adds the finished record."""
+        if self.run is not None:
+            self.run.summary.update(json.loads(record.read_text(encoding="utf-8")))
+            self.run.finish()
 
 
 def _refused(error: BaseException | None) -> Refused | None:

@@ -52,10 +52,10 @@ class Cell:
         return " ".join(f"{k}={','.join(v) if isinstance(v, list) else v}" for k, v in shown.items())
 
 
-def run(cell: Cell, watch: Callable[[Settings], Callable[[dict[str, Any]], None]]) -> Path:
+def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
     """Runs the cell unless its record is there; returns the record's path. Raises Refused before anything is written.
 
-    watch(settings) gives the function that curves are reported to.
+    report gets every epoch's numbers.
     """
     settings, runtime, seed = cell.settings, cell.settings["runtime"], cell.settings["seed"]
     say = print if int(os.environ.get("RANK", 0)) == 0 else lambda *_: None
@@ -88,7 +88,7 @@ def run(cell: Cell, watch: Callable[[Settings], Callable[[dict[str, Any]], None]
     say(f"{title}\n{counted(counts.trainable, counts.head, counts.total)}; {device_name(device)}, {precision}; "
         f"{len(splits.train):,} training examples, {cell.recipe.epochs} epochs of batch {cell.recipe.batch}")
     fitted = fit(backbone, cell.task, splits, replace(cell.recipe, precision=precision), seed, device,
-                 runtime["micro_batch"], watch(cell.settings))
+                 runtime["micro_batch"], report)
     result = fitted.outcome
     if int(os.environ.get("RANK", 0)) != 0:
         return path
