@@ -1,0 +1,150 @@
+"""What the tests share: an offline process, the door as a function, a tiny encoder and a tiny GLUE folder on disk."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"   # before anything of Hugging Face's is imported
+os.environ["HF_EVALUATE_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "disabled"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+import gzip
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = {
+    "cola": ("sentence",), "sst2": ("sentence",), "mrpc": ("sentence1", "sentence2"), "qqp": ("question1", "question2"),
+    "qnli": ("question", "sentence"), "rte": ("sentence1", "sentence2"), "wnli": ("sentence1", "sentence2"),
+    "stsb": ("sentence1", "sentence2"), "mnli": ("premise", "hypothesis"),
+}
+WORDS = ["a", "the", "cat", "dog", "bird", "sees", "hears", "likes", "finds", "that", "one", "two", "three", "old",
+         "new", "happy", "sad", "is", "was", "not", "and", "or", "on", "in"]
+
+Row = dict[str, Any]
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def sentence(number: int, length: int = 6) -> str:
+    """An English-looking line, another one for every number."""
+    words = [WORDS[(number * 7 + place * (3 + number % 5)) % len(WORDS)] for place in range(length)]
+    return " ".join([*words, str(number)])
+
+
+def glue_rows(task: str, count: int, start: int = 0) -> list[Row]:
+    """Rows in the hub's columns for a task."""
+    classes = {"mnli": 3}.get(task, 2)
+    return [{name: sentence(start + 2 * i + side, 5 + side) for side, name in enumerate(COLUMNS[task])}
+            | {"label": round((i * 0.7) % 5, 1) if task == "stsb" else i % classes, "idx": i} for i in range(count)]
+
+
+def glue_splits(task: str, train: int = 24, validation: int = 10) -> dict[str, list[Row]]:
+    """All splits of a task that training needs."""
+    names = ("validation_matched", "validation_mismatched") if task == "mnli" else ("validation",)
+    return {"train": glue_rows(task, train)} | {
+        name: glue_rows(task, validation, 1000 * (place + 1)) for place, name in enumerate(names)}
+
+
+def jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Writes JSON Lines, compressed when the name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def write_glue(root: Path, tasks: Sequence[str] = ("rte",), suffix: str = "jsonl.gz") -> Path:
+    """A data_root with tiny splits of these tasks."""
+    for task in tasks:
+        for split, rows in glue_splits(task).items():
+            jsonl(root / "glue" / task / f"{split}.{suffix}", rows)
+    return root
+
+
+def tree(*folders: Path) -> dict[str, bytes | None]:
+    """Every path below the folders with its content: what must not change."""
+    return {str(path): path.read_bytes() if path.is_file() else None for folder in folders if folder.exists()
+            for path in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture
+def glue_folder(tmp_path: Path) -> Path:
+    """A data_root that has RTE, CoLA, STS-B and MNLI."""
+    return write_glue(tmp_path / "data", ("rte", "cola", "stsb", "mnli"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a two-layer BERT with random weights and a WordPiece tokenizer: model=encoder model.path=DIR."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    signs = "abcdefghijklmnopqrstuvwxyz0123456789"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *".,?!'-", *(f"##{sign}" for sign in signs), *WORDS]
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    names = ("pad", "unk", "cls", "sep", "mask")
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **{f"{name}_token": f"[{name.upper()}]" for name in names}).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                             intermediate_size=64, max_position_embeddings=96)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """cli(words…) runs the door in this process, in an empty folder: (exit status, stdout, stderr)."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    import run
+
+    place = tmp_path / "cwd"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HYDRA_MAIN_MODULE", "__main__")   # an imported run.py would look for conf as a package
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")   # run.main sets it; this puts it back
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *map(str, words)])
+        capfd.readouterr()
+        GlobalHydra.instance().clear()
+        try:
+            status = run.main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            GlobalHydra.instance().clear()
+        return (status, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def small(tiny: Path, tmp_path: Path) -> list[str]:
+    """The words of a run of a second: generated rows, the tiny encoder, one epoch, fp32, records under tmp_path."""
+    return ["scale=demo", "scale.train=32", "scale.validation=16", "epochs=1", "batch=8", "model=encoder",
+            f"model.path={tiny}", "precision=fp32", f"runtime.out={tmp_path / 'out'}"]
+
+
+@pytest.fixture
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub instead of the user's own."""
+    import huggingface_hub
+
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
+    return folder

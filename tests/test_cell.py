@@ -1,0 +1,233 @@
+"""One cell from settings to record: once, again, by force, from an MNLI run, and through a crash."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Cli, tree
+from safetensors.torch import load_file, save_file
+
+from engine import cell as cells
+from engine import record, start
+from engine.contract import Refused
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def only(out: Path, task: str = "rte") -> tuple[record.Record, Path]:
+    """The one record of a task, and where it lies."""
+    (path,) = (path for path in out.glob(f"runs/*/{task}/*.json"))
+    return record.read(path), path
+
+
+def ran(cli: Cli, *words: str) -> str:
+    status, said, err = cli(*words)
+    assert status == 0, err
+    return said
+
+
+def timeless(done: record.Record) -> dict[str, Any]:
+    """What must be the same whenever it is run: all but clock and memory."""
+    measured = ("seconds", "tokens_per_second", "peak_bytes")
+    outcome = {key: value for key, value in done.outcome.items() if key not in measured}
+    return {**vars(done), "started": None, "commit": None, "dirty": None, "outcome": outcome}
+
+
+def test_the_same_call_again_names_the_record_and_changes_nothing(cli: Cli, small: list[str], out: Path) -> None:
+    first = ran(cli, "task=rte", *small)
+    _, path = only(out)
+    before = tree(out)
+    again = ran(cli, "task=rte", *small)
+    assert again.startswith("already there: rte") and "runtime.force=true" in again
+    assert str(path) in again and str(path) in first and tree(out) == before
+
+
+def test_force_runs_again_and_gives_the_same_numbers_and_weights(cli: Cli, small: list[str], out: Path) -> None:
+    ran(cli, "task=rte", *small)
+    done, path = only(out)
+    kept = load_file(path.with_suffix("") / "best.safetensors")
+    assert "already there" not in ran(cli, "task=rte", *small, "runtime.force=true")
+    again, _ = only(out)
+    assert timeless(again) == timeless(done) and again.started >= done.started
+    for name, tensor in load_file(path.with_suffix("") / "best.safetensors").items():
+        assert torch.equal(tensor, kept[name])
+
+
+def test_where_and_how_make_no_other_run(cli: Cli, small: list[str]) -> None:
+    ran(cli, "task=rte", *small)
+    elsewhere = ["runtime.micro_batch=4", "runtime.save=none", "runtime.device=cpu"]
+    assert "already there" in ran(cli, "task=rte", *small, *elsewhere)
+
+
+@pytest.mark.parametrize(("save", "files"), [("none", set()), ("best", {"best.safetensors", "adapter.json"}),
+                                             ("both", {"best.safetensors", "last.safetensors", "adapter.json"})])
+def test_as_many_weights_are_kept_as_asked_for(cli: Cli, small: list[str], out: Path, save: str,
+                                               files: set[str]) -> None:
+    ran(cli, "task=rte", *small, f"runtime.save={save}")
+    done, path = only(out)
+    folder = path.with_suffix("")
+    assert {file.name for file in folder.glob("*")} == files
+    assert done.weights == (str(folder.relative_to(out)) if files else None)
+
+
+def test_the_record_says_how_its_number_came_about(cli: Cli, small: list[str], out: Path, tiny: Path) -> None:
+    ran(cli, "task=rte", *small, "lr=0.002", "r=4", "targets=[q,k,v,o]")
+    done, path = only(out)
+    assert path.name == f"encoder-lora-s0-{done.digest}.json"
+    assert (done.settings["lr"], done.settings["r"], done.settings["method"]["r"]) == (0.002, 4, 4)
+    assert done.sources["lr"] == done.sources["r"] == done.sources["epochs"] == "command line"
+    assert done.sources["weight_decay"].startswith("our choice") and done.variant == "r=4 alpha=16 targets=q,k,v,o"
+    assert {"torch", "transformers", "numpy"} <= done.versions.keys()
+    assert len(done.data_sha256) == 64 and done.data_revision is None
+    assert done.model_revision.startswith("sha256:") and done.model_revision == cells.models.fingerprint(tiny)
+    assert done.footprint["trainable"] == 2 * 4 * 2 * 4 * 32   # layers x matrices x (A and B) x r x width
+    assert done.footprint["head"] == 32 * 32 + 32 + 32 * 2 + 2   # BERT's pooler and the classifier
+    assert len(done.outcome["curve"]) == 1 and done.outcome["steps"] == 4
+    assert str(tiny) not in path.read_text() and "_target_" not in path.read_text()
+
+
+def test_a_crash_in_training_leaves_no_record(cli: Cli, small: list[str], out: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise RuntimeError("a crash in training")
+
+    monkeypatch.setattr(cells, "fit", crash)
+    with pytest.raises(RuntimeError, match="a crash in training"):
+        cli("task=rte", *small)
+    assert [path for path in out.rglob("*") if path.is_file()] == []
+
+
+def test_a_disk_that_fills_up_leaves_no_record(cli: Cli, small: list[str], out: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cells.weights, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        cli("task=rte", *small)
+    assert list(out.rglob("*.json")) == [] and list(out.rglob(".part-*")) == []
+
+
+FROM_MNLI = ["task=rte", "init_from=mnli"]
+
+
+def test_rte_starts_from_the_mnli_run(cli: Cli, small: list[str], out: Path) -> None:
+    ran(cli, "task=mnli", *small)
+    parent, path = only(out, "mnli")
+    said = ran(cli, *small, *FROM_MNLI, "lr=1e-12", "weight_decay=0")
+    child, below = only(out)
+    assert child.init_from == parent.digest and "starting from" in said
+    old, new = (load_file(place.with_suffix("") / "best.safetensors") for place in (path, below))
+    assert old.keys() == new.keys() and old["classifier.weight"].shape[0] == 3
+    for name, tensor in new.items():
+        if name.startswith("classifier."):
+            assert tensor.shape[0] == 2   # the output layer is fresh
+        else:
+            torch.testing.assert_close(tensor, old[name], rtol=0, atol=1e-9)
+    assert any(tensor.any() for name, tensor in old.items() if ".B." in name)   # a start that trained
+
+
+def test_the_best_mnli_run_is_taken(cli: Cli, small: list[str], out: Path) -> None:
+    for seed in (0, 1):
+        ran(cli, "task=mnli", *small, f"seed={seed}")
+    paths = sorted(out.glob("runs/demo/mnli/*.json"))
+    for path, value in zip(paths, (40.0, 60.0), strict=True):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"value": value}))
+    ran(cli, *small, *FROM_MNLI)
+    assert only(out)[0].init_from == record.read(paths[1]).digest
+
+
+def test_a_record_or_its_weights_may_be_named_as_the_start(cli: Cli, small: list[str], out: Path) -> None:
+    ran(cli, "task=mnli", *small)
+    parent, path = only(out, "mnli")
+    ran(cli, "task=rte", *small, f"init_from={path}")
+    done, made = only(out)
+    assert done.init_from == parent.digest
+    made.unlink()
+    ran(cli, "task=rte", *small, f"init_from={path.with_suffix('') / 'best.safetensors'}")
+    assert only(out)[0].init_from.startswith("sha256:")
+
+
+def test_a_record_named_from_its_own_folder_is_the_same_start(cli: Cli, small: list[str], out: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    ran(cli, "task=mnli", *small)
+    _, path = only(out, "mnli")
+    monkeypatch.chdir(path.parent)
+    assert start.find({"init_from": path.name}, out) == start.find({"init_from": str(path)}, out)
+
+
+def test_the_same_start_by_another_path_is_the_same_run(cli: Cli, small: list[str], out: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    ran(cli, "task=mnli", *small)
+    _, path = only(out, "mnli")
+    monkeypatch.chdir(out)
+    ran(cli, "task=rte", *small, f"init_from={path}")
+    assert "already there" in ran(cli, "task=rte", *small, f"init_from={path.relative_to(out)}")
+
+
+REFUSALS = {
+    "none there": ([], [], "first run task=mnli"),
+    "another rank": (["r=4"], [], "first run task=mnli"),
+    "another method": (["method=ft"], [], "first run task=mnli"),
+    "without weights": (["runtime.save=none"], [], "first run task=mnli"),
+    "demo for paper": ([], ["scale=paper"], "first run task=mnli"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_without_a_fitting_mnli_run_the_start_is_refused(cli: Cli, small: list[str], out: Path, glue_folder: Path,
+                                                         case: str) -> None:
+    parent, child, says = REFUSALS[case]
+    if case != "none there":
+        ran(cli, "task=mnli", *small, *parent)
+    before = tree(out)
+    words = [word for word in small if not child or not word.startswith("scale")]
+    words += [f"data_root={glue_folder}"] if child else []
+    status, _, err = cli(*FROM_MNLI, *words, *child)
+    assert status == 2 and says in err and "init_from=none" in err and tree(out) == before
+
+
+def test_an_mnli_run_of_other_weights_is_no_start(cli: Cli, small: list[str], tiny: Path, tmp_path: Path) -> None:
+    """model=encoder stands for any folder; LoRA matrices mean nothing on a body they were not trained on."""
+    ran(cli, "task=mnli", *small)
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in tiny.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    body = {name: -tensor for name, tensor in load_file(tiny / "model.safetensors").items()}
+    save_file(body, other / "model.safetensors", metadata={"format": "pt"})
+    assert cli(*small, *FROM_MNLI)[0] == 0   # while the same weights are
+    status, _, err = cli(*small, *FROM_MNLI, f"model.path={other}")
+    assert status == 2, err
+
+
+def test_a_start_that_lost_its_weights_is_refused(tmp_path: Path, cli: Cli, small: list[str], out: Path) -> None:
+    ran(cli, "task=mnli", *small)
+    _, path = only(out, "mnli")
+    (path.with_suffix("") / "best.safetensors").unlink()
+    with pytest.raises(Refused, match="is gone"):
+        start.find({"init_from": str(path)}, out)
+    (tmp_path / "weights.bin").write_text("")
+    with pytest.raises(Refused, match="only records"):
+        start.find({"init_from": str(tmp_path / "weights.bin")}, out)
+    (tmp_path / "bad.safetensors").write_text("hello")
+    status, _, err = cli("task=rte", *small, f"init_from={tmp_path / 'bad.safetensors'}")
+    assert status == 2 and "bad.safetensors" in err
+
+
+@pytest.mark.slow
+def test_wandb_offline_writes_a_run_each_and_changes_no_number(cli: Cli, small: list[str], out: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    ran(cli, "task=rte", *small)
+    plain = timeless(only(out)[0])
+    monkeypatch.delenv("WANDB_MODE")
+    for seed in (0, 1):
+        ran(cli, "task=rte", *small, f"seed={seed}", "runtime.force=true", "runtime.wandb=offline")
+    assert len([folder for folder in (out / "wandb" / "wandb").glob("offline-run-*") if folder.is_dir()]) == 2
+    (path,) = out.glob("runs/demo/rte/*-s0-*.json")
+    assert timeless(record.read(path)) == plain

@@ -1,0 +1,203 @@
+"""Data: a row is the same row and a data set the same data set wherever it was read from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import COLUMNS, ROOT, Row, glue_rows, glue_splits, jsonl, tree, write_glue
+from datasets import ClassLabel, Dataset, Features, Value
+
+from engine.contract import Origin, Refused
+from tasks import data
+from tasks.glue import Glue
+
+SHARED = ROOT.parent / "shared" / "data"
+ORDER = {   # the label numbers of the GLUE sets, as their cards on the hub document them
+    "cola": ["unacceptable", "acceptable"], "sst2": ["negative", "positive"], "mrpc": ["not_equivalent", "equivalent"],
+    "qqp": ["not_duplicate", "duplicate"], "stsb": None, "mnli": ["entailment", "neutral", "contradiction"],
+    "qnli": ["entailment", "not_entailment"], "rte": ["entailment", "not_entailment"],
+    "wnli": ["not_entailment", "entailment"],
+}
+
+
+def conf(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "conf" / "task" / f"{name}.yaml").read_text())
+
+
+def task(name: str, **changes: Any) -> Glue:
+    """A task as its file in conf/task makes it."""
+    said = {key: value for key, value in conf(name).items() if key != "_target_"}
+    source = data.Source(**{key: value for key, value in said["source"].items() if key != "_target_"})
+    return Glue(**said | {"source": source} | changes)
+
+
+def read(name: str, root: Path) -> data.Raw:
+    return task(name).load(Origin("folder", str(root), None, None))
+
+
+def texts(raw: data.Raw, name: str) -> dict[str, list[tuple[Any, ...]]]:
+    return {split: [(*(row[column] for column in COLUMNS[name]), row["label"]) for row in rows]
+            for split, rows in raw.rows.items()}
+
+
+def parquet(path: Path, name: str, rows: list[Row]) -> None:
+    """One Parquet file with the hub's own column types."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    label = Value("float32") if ORDER[name] is None else ClassLabel(names=ORDER[name])
+    features = {column: Value("string") for column in COLUMNS[name]} | {"label": label, "idx": Value("int32")}
+    Dataset.from_list(rows, features=Features(features)).to_parquet(str(path))
+
+
+@pytest.mark.parametrize("name", ["rte", "stsb", "mnli"])
+def test_every_format_gives_the_same_rows_and_the_same_sha256(tmp_path: Path, name: str) -> None:
+    for kind in ("jsonl.gz", "jsonl"):
+        write_glue(tmp_path / kind, [name], kind)
+    for split, rows in glue_splits(name).items():
+        folder = tmp_path / "parquet" / "glue" / name
+        parquet(folder / f"{split}.parquet", name, rows)
+        for number, part in enumerate((rows[:7], rows[7:])):
+            parquet(tmp_path / "shards" / "glue" / name / f"{split}-0000{number}-of-00002.parquet", name, part)
+    found = [read(name, tmp_path / kind) for kind in ("jsonl.gz", "jsonl", "parquet", "shards")]
+    assert len({raw.sha256 for raw in found}) == 1 and {raw.kind for raw in found} == {"folder"}
+    for raw in found[1:]:
+        for split, rows in texts(raw, name).items():
+            for one, other in zip(rows, texts(found[0], name)[split], strict=True):
+                assert one[:-1] == other[:-1] and one[-1] == pytest.approx(other[-1])
+
+
+@pytest.mark.parametrize("name", ["rte", "stsb", "mnli"])
+def test_the_hub_and_a_folder_have_the_same_sha256(tmp_path: Path, no_cache: Path, name: str) -> None:
+    source = task(name).source
+    snapshot = no_cache / "datasets--nyu-mll--glue" / "snapshots" / source.revision
+    for split, rows in glue_splits(name).items():
+        parquet(snapshot / name / f"{split}-00000-of-00001.parquet", name, rows)
+    hub = task(name).load(Origin("hub", None, None, None))
+    assert (hub.kind, hub.revision) == ("hub", source.revision)
+    folder = read(name, write_glue(tmp_path / "data", [name]))
+    assert (folder.kind, folder.revision) == ("folder", None)
+    assert hub.sha256 == folder.sha256
+
+
+def test_a_part_of_a_sharded_split_is_refused(tmp_path: Path) -> None:
+    """An interrupted download leaves some shards; training on half the data must not look like training on all."""
+    parquet(tmp_path / "glue" / "rte" / "train-00000-of-00002.parquet", "rte", glue_rows("rte", 8))
+    parquet(tmp_path / "glue" / "rte" / "validation-00000-of-00001.parquet", "rte", glue_rows("rte", 8))
+    with pytest.raises(Refused):
+        read("rte", tmp_path)
+
+
+def test_reading_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither beside the data nor into the cache of `datasets`, which may be read-only on a cluster."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    parquet(tmp_path / "glue" / "rte" / "train.parquet", "rte", glue_rows("rte", 8))
+    parquet(tmp_path / "glue" / "rte" / "validation.parquet", "rte", glue_rows("rte", 8))
+    before = tree(tmp_path)
+    read("rte", tmp_path)
+    assert tree(tmp_path) == before
+
+
+def sha(root: Path, name: str, rows: list[Row]) -> str:
+    write_glue(root, [name])
+    jsonl(root / "glue" / name / "train.jsonl.gz", rows)
+    return read(name, root).sha256
+
+
+def test_a_score_of_three_point_eight_is_one_score_in_either_precision(tmp_path: Path) -> None:
+    rows = glue_rows("stsb", 6)
+    exact, rounded = ([row | {"label": label} for row in rows] for label in (3.8, float(np.float32(3.8))))
+    assert exact != rounded and sha(tmp_path / "a", "stsb", exact) == sha(tmp_path / "b", "stsb", rounded)
+
+
+def test_another_label_text_order_or_number_of_rows_changes_the_sha256(tmp_path: Path) -> None:
+    rows = glue_rows("rte", 8)
+    variants = [rows, rows[::-1], rows[:-1], [rows[0] | {"label": 1}, *rows[1:]],
+                [rows[0] | {"sentence1": rows[0]["sentence1"] + "."}, *rows[1:]],
+                [rows[0] | {"sentence1": rows[0]["sentence2"], "sentence2": rows[0]["sentence1"]}, *rows[1:]]]
+    assert len({sha(tmp_path, "rte", variant) for variant in variants}) == len(variants)
+    renumbered = [row | {"idx": 100 + row["idx"], "extra": "x"} for row in rows]
+    assert sha(tmp_path, "rte", renumbered) == sha(tmp_path, "rte", rows)
+
+
+def test_a_subset_is_used_only_without_the_whole_and_is_named(tmp_path: Path) -> None:
+    write_glue(tmp_path, ["rte"])
+    folder = tmp_path / "glue" / "rte"
+    jsonl(folder / "train_subset.jsonl.gz", glue_rows("rte", 5))
+    whole = read("rte", tmp_path)
+    assert (whole.kind, len(whole.rows["train"])) == ("folder", 24)
+    (folder / "train.jsonl.gz").unlink()
+    part = read("rte", tmp_path)
+    assert (part.kind, len(part.rows["train"])) == ("folder (subset)", 5)
+    assert part.sha256 != whole.sha256
+
+
+@pytest.fixture
+def tokenizer(tiny: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny)
+
+
+def test_a_limit_draws_the_same_rows_for_every_seed(tmp_path: Path, tokenizer: Any) -> None:
+    raw = read("rte", write_glue(tmp_path, ["rte"]))
+    drawn = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        limited = task("rte", limit=9).splits(raw, tokenizer, 64)
+        drawn.append(limited.train.batch(list(range(len(limited.train)))))
+        assert len(limited.train) == 9 and len(limited.validation["validation"]) == 10
+    assert all(torch.equal(drawn[0][key], drawn[1][key]) for key in drawn[0])
+    assert len(task("rte", limit=1000).splits(raw, tokenizer, 64).train) == 24
+
+
+def tokens(rows: list[Row], columns: tuple[str, ...], tokenizer: Any, length: int = 64) -> data.Tokens:
+    return data.Tokens(rows, columns, torch.tensor([row["label"] for row in rows]), tokenizer, length)
+
+
+def test_a_batch_is_padded_to_its_own_longest_example(tokenizer: Any) -> None:
+    rows = [{"sentence": "the cat " * count, "label": count % 2} for count in (1, 3, 2, 9)]
+    split = tokens(rows, ("sentence",), tokenizer)
+    batch = split.batch([2, 0])
+    assert list(split.lengths) == [4, 8, 6, 20] and len(split) == 4
+    assert batch["input_ids"].shape == (2, 6) and batch["labels"].tolist() == [0, 1]
+    assert batch["attention_mask"].tolist() == [[1] * 6, [1] * 4 + [0] * 2]
+    assert batch["input_ids"][1, 4:].tolist() == [tokenizer.pad_token_id] * 2
+
+
+@pytest.mark.parametrize("columns", [("sentence1",), ("sentence1", "sentence2")])
+def test_a_batch_is_what_the_tokenizer_itself_makes(tokenizer: Any, columns: tuple[str, ...]) -> None:
+    rows = glue_rows("rte", 7)
+    rows[3]["sentence1"] = "the cat " * 60
+    split = tokens(rows, columns, tokenizer, 24)
+    indices = [5, 3, 0]
+    wanted = tokenizer(*[[rows[i][name] for i in indices] for name in columns], truncation=True, max_length=24,
+                       padding=True, return_tensors="pt")
+    batch = split.batch(indices)
+    assert batch.keys() == {*wanted.keys(), "labels"}
+    assert all(torch.equal(batch[key], wanted[key]) for key in wanted)
+    assert batch["token_type_ids"].any() == (len(columns) == 2)
+
+
+def test_a_long_pair_is_cut_to_the_length_at_its_longest_side(tokenizer: Any) -> None:
+    rows = [{"sentence1": "cat " * 100, "sentence2": "dog dog", "label": 0}]
+    ids = tokens(rows, ("sentence1", "sentence2"), tokenizer, 16).batch([0])["input_ids"][0].tolist()
+    words = tokenizer.convert_ids_to_tokens(ids)
+    assert words == ["[CLS]", *["cat"] * 11, "[SEP]", "dog", "dog", "[SEP]"]
+
+
+@pytest.mark.parametrize("name", sorted(ORDER))
+def test_labels_and_columns_stand_in_the_order_that_glue_documents(name: str) -> None:
+    assert conf(name)["labels"] == ORDER[name] and tuple(conf(name)["sentences"]) == COLUMNS[name]
+    assert sorted(path.stem for path in (ROOT / "conf" / "task").glob("*.yaml")) == sorted(ORDER)
+
+
+@pytest.mark.skipif(not (SHARED / "glue").is_dir(), reason="the real data is not beside the checkout")
+@pytest.mark.parametrize("name", ["cola", "rte", "stsb", "wnli"])
+def test_the_real_data_has_every_label_of_the_task(name: str) -> None:
+    raw = read(name, SHARED)
+    labels = {row["label"] for rows in raw.rows.values() for row in rows}
+    assert labels == set(range(len(ORDER[name]))) if ORDER[name] else (min(labels), max(labels)) == (0, 5)
+    sizes = {"cola": (8551, 1043), "rte": (2490, 277), "stsb": (5749, 1500), "wnli": (635, 71)}
+    assert tuple(len(rows) for rows in raw.rows.values()) == sizes[name]

@@ -1,0 +1,165 @@
+"""Models, data and tasks small enough to train in a blink: random weights and tokens, nothing from disk or hub."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from engine import models
+from engine.contract import Backbone, Batch, Method, Numbers, Predict, Recipe, Split, Splits, generator
+from engine.train import Fitted, fit
+from lora.method import LoRA
+from tasks import data
+from tasks.glue import Glue
+
+VOCAB, PAD, CPU = 100, 1, torch.device("cpu")
+# Adam's eps where two runs are compared: with a tiny one, a gradient that is zero but for rounding (as that of a key's
+# bias, which attention does not feel) makes steps as large as any other.
+CALM = 1e-3
+BERT = {
+    "q": r".*\.layer\.\d+\.attention\.self\.query", "k": r".*\.layer\.\d+\.attention\.self\.key",
+    "v": r".*\.layer\.\d+\.attention\.self\.value", "o": r".*\.layer\.\d+\.attention\.output\.dense",
+    "ff": r".*\.layer\.\d+\.(intermediate|output)\.dense",
+}
+FUSED = r".*\.h\.\d+\.attn\.c_attn"
+GPT2 = {name: {"pattern": FUSED, "part": part, "parts": 3} for part, name in enumerate("qkv")} | {
+    "o": r".*\.h\.\d+\.attn\.c_proj"}
+
+
+def spec(roles: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> models.ModelSpec:
+    return models.ModelSpec("tiny", "tiny", None, None, None, "sdpa", config, roles)
+
+
+def backbone(kind: str = "roberta", outputs: int = 2, seed: int = 0, dropout: float = 0.0) -> Backbone:
+    """Two layers with random weights from the seed, biases and LayerNorms too; frozen but for the head."""
+    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    common = {"vocab_size": VOCAB, "num_labels": outputs, "pad_token_id": PAD}
+    encoder = common | drop | {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+                               "intermediate_size": 24, "max_position_embeddings": 40, "initializer_range": 0.2}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if kind == "gpt2":
+            config = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=40, initializer_range=0.2, bos_token_id=0,
+                                eos_token_id=0, embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout, **common)
+            model: nn.Module = GPT2ForSequenceClassification(config)
+        elif kind == "bert":
+            model = BertForSequenceClassification(BertConfig(**encoder))
+        else:
+            model = RobertaForSequenceClassification(RobertaConfig(**encoder))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+    return models._frozen(model.eval(), None, spec(GPT2 if kind == "gpt2" else BERT))
+
+
+def lora(**changes: Any) -> LoRA:
+    settings = {"name": "lora", "label": "LoRA", "r": 4, "alpha": 8, "targets": ["q", "v"], "dropout": 0.0,
+                "init": "gaussian", "std": 0.02}
+    return LoRA(**(settings | changes))
+
+
+def adapted(method: Method, kind: str = "roberta", seed: int = 0, **changes: Any) -> Backbone:
+    """A tiny model with the method applied, the adapter drawn as a run of that seed draws it."""
+    made = backbone(kind, **changes)
+    method.apply(made, generator(seed, "adapter"))
+    return made
+
+
+def randomise(model: nn.Module, std: float = 0.1) -> None:
+    """Gives every B random numbers, so that the update is not zero."""
+    stream = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".B." in f".{name}":
+                parameter.copy_(torch.randn(parameter.shape, generator=stream, dtype=parameter.dtype) * std)
+
+
+class Rows(data.Tokens):
+    """A split of random tokens and labels, padded by the real thing; remembers which examples were asked for."""
+
+    def __init__(self, n: int = 24, seed: int = 0, outputs: int = 2, pad: int = PAD, longest: int = 12) -> None:
+        draw = np.random.default_rng(seed)
+        self.lengths = draw.integers(3, longest + 1, n).tolist()
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.fields = {"input_ids": draw.integers(3, VOCAB, self.starts[-1]).astype(np.int32)}
+        self.labels = torch.from_numpy(draw.integers(0, outputs, n) if outputs > 1 else draw.random(n, np.float32) * 5)
+        self.pads = {"input_ids": pad}
+        self.asked: list[list[int]] = []
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        self.asked.append(list(indices))
+        return super().batch(indices)
+
+
+def splits(n: int = 24, outputs: int = 2, seed: int = 0) -> Splits:
+    return Splits(Rows(n, seed, outputs), {"validation": Rows(11, seed + 1, outputs)})
+
+
+def task(outputs: int = 2) -> Glue:
+    """The real GLUE task over made-up columns: rte with two classes, mnli with three, stsb with a score."""
+    name, metric = {1: ("stsb", "pearson"), 2: ("rte", "accuracy"), 3: ("mnli", "accuracy")}[outputs]
+    labels = [str(i) for i in range(outputs)] if outputs > 1 else None
+    source = data.Source("tiny", "tiny", "tiny")
+    return Glue(name, 1, ["text"], labels, metric, "train", {"validation": "validation"}, source, None)
+
+
+class Scripted:
+    """The real loss, but the metric is read from a list; `seen` keeps what look() gave at every evaluation."""
+
+    name, metric, version = "scripted", "score", 1
+
+    def __init__(self, values: Sequence[float] = (1, 2, 3, 4, 5), outputs: int = 2, higher_is_better: bool = True,
+                 look: Callable[[], Any] = lambda: None) -> None:
+        self.higher_is_better, self.outputs = higher_is_better, outputs
+        self.values, self.look, self.seen = iter(values), look, []
+        self.real = task(outputs)
+
+    def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
+        return self.real.loss(model, batch, smoothing)
+
+    def evaluate(self, predict: Predict, validation: Mapping[str, Split]) -> Numbers:
+        for split in validation.values():
+            predict(split, logits)
+        self.seen.append(self.look())
+        return {"score": next(self.values)}
+
+
+def logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+    return model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+
+
+def recipe(**changes: Any) -> Recipe:
+    settings = {"lr": 5e-3, "epochs": 2, "batch": 8, "length": 32, "warmup": 0.1, "schedule": "linear",
+                "weight_decay": 0.0, "decay_on": "matrices", "betas": [0.9, 0.999], "eps": 1e-8, "clip": None,
+                "label_smoothing": 0.0, "dropout": None, "precision": "fp32", "batching": "shuffle"}
+    return Recipe(**(settings | changes))
+
+
+def train(made: Backbone, task: Any = None, rows: Splits | None = None, seed: int = 0, micro: int | None = None,
+          **changes: Any) -> Fitted:
+    """fit() on the CPU with tiny rows and a scripted metric, unless told otherwise."""
+    return fit(made, task or Scripted(), rows or splits(), recipe(**changes), seed, CPU, micro, lambda numbers: None)
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(model.state_dict())
+
+
+def furthest(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
+    """The largest difference between two sets of tensors of the same names."""
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
