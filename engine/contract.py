@@ -106,47 +106,6 @@ class Backbone:
         return sorted(found, key=lambda site: (order[site.name], site.start))
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The hyperparameters of one cell, as conf/recipe states them; batch is the global one."""
-
-    lr: float
-    epochs: int
-    batch: int
-    length: int
-    warmup: float  # below 1: share of all steps; from 1 on: steps
-    schedule: str
-    weight_decay: float
-    decay_on: str
-    betas: Sequence[float]
-    eps: float
-    clip: float | None
-    label_smoothing: float
-    dropout: float | None
-    precision: str
-    batching: str
-
-    def __post_init__(self) -> None:
-        number("lr", self.lr, 0, open_low=True)
-        number("epochs", self.epochs, 1, whole=True)
-        number("batch", self.batch, 1, whole=True)
-        number("length", self.length, 4, whole=True)
-        number("warmup", self.warmup, 0, whole=isinstance(self.warmup, int) or self.warmup >= 1)
-        number("weight_decay", self.weight_decay, 0)
-        number("eps", self.eps, 0, open_low=True)
-        number("clip", self.clip, 0, open_low=True, none=True)
-        number("label_smoothing", self.label_smoothing, 0, 1)
-        number("dropout", self.dropout, 0, 1, none=True)
-        one_of("decay_on", self.decay_on, ("matrices", "all"))
-        one_of("precision", self.precision, ("fp32", "bf16", "fp16", "auto"))
-        one_of("batching", self.batching, ("shuffle", "grouped"))
-        one_of("schedule", self.schedule, ("linear", "cosine", "constant_with_warmup"))
-        if not isinstance(self.betas, Sequence) or len(self.betas) != 2:
-            raise Refused(f"betas={self.betas}: betas must be two numbers")
-        for beta in self.betas:
-            number("betas", beta, 0, 0.999999)
-
-
 class Method(Protocol):
     """An adaptation method: swaps modules in or turns parameters on, and never turns anything off."""
 

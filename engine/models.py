@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +17,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from engine.contract import Backbone, Footprint, Refused, Role
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A file of conf/model: where the weights are, what shape they must have, and the paper's names for its modules."""
-
-    name: str
-    path: str
-    revision: str | None
-    package: str | None
-    sha256: str | None
-    attention: str
-    config: Mapping[str, Any] | None
-    roles: Mapping[str, Any]
+from engine.hub import fingerprint
+from engine.spec import ModelSpec
 
 
 def shape(spec: ModelSpec, outputs: int) -> Backbone:
@@ -78,16 +63,6 @@ def load(spec: ModelSpec, folder: Path, outputs: int, length: int, dropout: floa
     backbone = _frozen(model, AutoTokenizer.from_pretrained(folder), spec)
     _redraw(backbone, set(report["missing_keys"]), config, head)
     return backbone
-
-
-def fingerprint(folder: Path) -> str:
-    """What identifies weights without a hub revision: the sha256 over the folder's safetensors files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def footprint(backbone: Backbone) -> Footprint:
