@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -95,15 +96,25 @@ class Backbone:
             if target not in self.roles:
                 raise Refused(f"targets={list(targets)}: no '{target}' here; this model has {', '.join(self.roles)}")
             role = self.roles[target]
-            names = [name for name in modules if re.fullmatch(role.pattern, name)]
+            try:
+                names = [name for name in modules if re.fullmatch(role.pattern, name)]
+            except re.error as error:
+                raise Refused(f"model.roles.{target}={role.pattern}: not a regular expression ({error})") from None
             if not names:
                 raise Refused(f"targets: no module matches '{target}' = {role.pattern}; set model.roles.{target}")
             for name in names:
                 module = modules[name]
-                width = int(module.out_features if hasattr(module, "out_features") else module.nf) // role.parts
+                outputs = getattr(module, "out_features", getattr(module, "nf", None))  # nf: transformers' Conv1D
+                if outputs is None:
+                    raise Refused(f"model.roles.{target}: {name} is a {type(module).__name__}, not a linear layer")
+                width = int(outputs) // role.parts
                 found.append(Site(name, target, module, role.part * width, (role.part + 1) * width))
         order = {name: place for place, name in enumerate(modules)}
-        return sorted(found, key=lambda site: (order[site.name], site.start))
+        found.sort(key=lambda site: (order[site.name], site.start))
+        for one, two in pairwise(found):
+            if one.name == two.name and two.start < one.stop:
+                raise Refused(f"targets: {one.role} and {two.role} are both {one.name}; name one of them")
+        return found
 
 
 class Method(Protocol):

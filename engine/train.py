@@ -83,7 +83,7 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
                 step += 1
                 tokens += sum(splits.train.lengths[i] for i in examples)
                 bar.update()
-                if step == min(warm + 10, steps):
+                if step == min(warm + 10, steps) and step > 1:  # the first step of a warm-up has lr 0
                     _check_moved(backbone.model, zeros, step)
             mean = accelerator.reduce(total).item() / epoch_steps
             training += time.perf_counter() - clock
@@ -101,7 +101,8 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
             if score > best or epoch == 1:  # the first of equals
                 best, best_epoch, best_weights = score, epoch, trained(backbone.model)
     seconds = time.perf_counter() - begin
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # the forward that came in, without autocast around it
+    for name in ("forward", "_original_forward"):  # accelerate's autocast around the model's own; its unwrap goes too far
+        vars(backbone.model).pop(name, None)
     metrics = [{key: entry[key] for key in numbers} for entry in curve]
     outcome = Outcome(metrics[best_epoch - 1], metrics[-1], best_epoch, step, seconds, tokens / training,
                       peak_bytes(device), curve, _notes(curve, best_epoch))
