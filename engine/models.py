@@ -58,7 +58,7 @@ def load(spec: ModelSpec, folder: Path, outputs: int, length: int, dropout: floa
     transformers_logging.disable_progress_bar()
     model, report = AutoModelForSequenceClassification.from_pretrained(
         folder, config=config, dtype=torch.float32, attn_implementation=spec.attention, use_safetensors=True,
-        output_loading_info=True, ignore_mismatched_sizes=True)  # a head of another task; a body of another size is refused
+        output_loading_info=True, ignore_mismatched_sizes=True)  # another task's head; another body is refused below
     transformers_logging.set_verbosity(verbosity)
     backbone = _frozen(model, AutoTokenizer.from_pretrained(folder), spec)
     resized = {entry[0] for entry in report["mismatched_keys"]}

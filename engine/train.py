@@ -101,7 +101,7 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
             if score > best or epoch == 1:  # the first of equals
                 best, best_epoch, best_weights = score, epoch, trained(backbone.model)
     seconds = time.perf_counter() - begin
-    for name in ("forward", "_original_forward"):  # accelerate's autocast around the model's own; its unwrap goes too far
+    for name in ("forward", "_original_forward"):  # accelerate's, around the model's own
         vars(backbone.model).pop(name, None)
     metrics = [{key: entry[key] for key in numbers} for entry in curve]
     outcome = Outcome(metrics[best_epoch - 1], metrics[-1], best_epoch, step, seconds, tokens / training,
