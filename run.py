@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from engine.contract import Refused
+from engine.record import NotWritten
 
 ROOT = Path(__file__).resolve().parent
 CONF = ROOT / "conf"
@@ -58,9 +59,9 @@ def _job(config: DictConfig, overrides: list[str]) -> None:
         raise Refused(f"runtime.show={show}: runtime.show must be one of recipe, diff, parameters")
 
     from engine import cell
-    from engine.models import ModelSpec
+    from engine.spec import ModelSpec, recipe_of
 
-    recipe = cell.recipe_of(settings)  # before anything that imports more
+    recipe = recipe_of(settings)  # before task and method, which import torch
     task, method = (hydra.utils.instantiate(settings[key], _convert_="all") for key in ("task", "method"))
     made = cell.Cell(settings, task, method, recipe, ModelSpec(**settings["model"]), settings["_sources"], ROOT)
     if show == "parameters":
@@ -184,6 +185,9 @@ def main() -> int:
     except (Refused, HydraException, OmegaConfBaseException) as error:
         _say(_refused(error) or _explain(error))
         return 2
+    except NotWritten as error:
+        _say(error)
+        return 1
     except BrokenPipeError:  # the reader of our output, head say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:

@@ -1,19 +1,21 @@
-"""One cell of a table, from plain settings to its record. Everything that can be refused is refused before training."""
+"""One cell of a table, from plain settings to its record. Everything that can be refused is refused before training.
+
+Nothing heavy is imported until the cell is known to be possible and not done yet: a wrong request is answered at once.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine import models, record, show, start, weights
-from engine.contract import Method, Origin, Recipe, Refused, generator, number, one_of
-from engine.hub import model_folder
-from engine.train import fit, pick_device
-from engine.words import counted, device_name, summary, two
+from engine import hub, record, start
+from engine.contract import Method, Origin, Refused, generator, number, one_of
+from engine.spec import ModelSpec, Recipe
+from engine.words import counted, summary, two
 
 Settings = dict[str, Any]
 ELSEWHERE = ("runtime", "data_root")  # where and how, not what: no part of a run's identity
@@ -27,7 +29,7 @@ class Cell:
     task: Any
     method: Method
     recipe: Recipe
-    model: models.ModelSpec
+    model: ModelSpec
     sources: Mapping[str, str]
     root: Path  # of the code, for the commit
 
@@ -38,6 +40,8 @@ class Cell:
         one_of("runtime.device", runtime["device"], ("auto", "cpu", "cuda"))
         one_of("runtime.save", runtime["save"], ("both", "best", "none"))
         one_of("runtime.wandb", runtime["wandb"], ("off", "offline", "online"))
+        if not isinstance(runtime["force"], bool):
+            raise Refused(f"runtime.force={runtime['force']}: runtime.force must be true or false")
 
     @property
     def out(self) -> Path:
@@ -53,31 +57,35 @@ class Cell:
 
 
 def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
-    """Runs the cell unless its record is there; returns the record's path. Raises Refused before anything is written.
+    """Runs the cell unless its record is there; returns the record's path. report gets every epoch's numbers.
 
-    report gets every epoch's numbers.
+    Raises Refused before anything is written, and record.NotWritten when the disk takes no record at the end.
     """
-    settings, runtime, seed = cell.settings, cell.settings["runtime"], cell.settings["seed"]
-    say = print if int(os.environ.get("RANK", 0)) == 0 else lambda *_: None
+    say = print if _main() else lambda *_: None
     _writable(cell.out)
-    parent = start.find(settings, cell.out)
-    raw = cell.task.load(_origin(settings))
-    folder = model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)
-    revision = cell.model.revision if folder.name == cell.model.revision else models.fingerprint(folder)
-    device, precision = pick_device(runtime["device"], cell.recipe.precision)
-    settings = identity(settings) | {"precision": precision}
+    parent = start.find(cell.settings, cell.out)
+    raw = cell.task.load(_origin(cell.settings))
+    folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)
+    revision = cell.model.revision if folder.name == cell.model.revision else hub.fingerprint(folder)
+
+    from engine import device as devices
+
+    device, precision = devices.pick(cell.settings["runtime"]["device"], cell.recipe.precision)
+    settings, seed = _identity(cell.settings) | {"precision": precision}, cell.settings["seed"]
     digest = record.digest(settings, raw.sha256, revision, parent.identity)
     scale = settings["scale"]["name"]
     path = record.path_of(cell.out, scale, cell.task.name, cell.model.name, cell.method.name, seed, digest)
-    title = " · ".join(filter(None, [cell.task.name, cell.model.name, f"{cell.method.label} {cell.variant}".strip(),
-                                     f"seed {seed}", f"scale {scale}", f"{raw.kind} data"]))
-    if path.exists() and not runtime["force"]:
+    say(" · ".join(filter(None, [cell.task.name, cell.model.name, f"{cell.method.label} {cell.variant}".strip(),
+                                 f"seed {seed}", f"scale {scale}", f"{raw.kind} data"])))
+    if path.exists() and not cell.settings["runtime"]["force"]:
         done = record.read(path)
-        say(f"already there: {title}: {done.metric} {two(done.value)}; runtime.force=true runs it again\n"
-            f"record {path}")
+        say(f"already there: {done.metric} {two(done.value)}; runtime.force=true runs it again\nrecord {path}")
         return path
 
-    began = datetime.now(UTC)
+    from engine import models, train, weights
+
+    commit, dirty = record.commit(cell.root)
+    began = datetime.now(UTC).isoformat(timespec="seconds")
     backbone = models.load(cell.model, folder, cell.task.outputs, cell.recipe.length, cell.recipe.dropout,
                            generator(seed, "head"))
     cell.method.apply(backbone, generator(seed, "adapter"))
@@ -85,52 +93,56 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
         say("starting from " + weights.load(backbone, parent.weights, keep_output=True))
     counts = models.footprint(backbone)
     splits = cell.task.splits(raw, backbone.tokenizer, cell.recipe.length)
-    say(f"{title}\n{counted(counts.trainable, counts.head, counts.total)}; {device_name(device)}, {precision}; "
+    say(f"{counted(counts.trainable, counts.head, counts.total)}\n{devices.name_of(device)}, {precision}; "
         f"{len(splits.train):,} training examples, {cell.recipe.epochs} epochs of batch {cell.recipe.batch}")
-    fitted = fit(backbone, cell.task, splits, replace(cell.recipe, precision=precision), seed, device,
-                 runtime["micro_batch"], report)
-    result = fitted.outcome
-    if int(os.environ.get("RANK", 0)) != 0:
-        return path
-    kept = path.with_suffix("") if runtime["save"] != "none" else None
-    commit, dirty = record.commit(cell.root)
-    value = result.best[cell.task.metric]
+    fitted = train.fit(backbone, cell.task, splits, replace(cell.recipe, precision=precision), seed, device,
+                       cell.settings["runtime"]["micro_batch"], report)
+
+    kept = path.with_suffix("") if cell.settings["runtime"]["save"] != "none" else None
     finished = record.Record(
         schema=record.SCHEMA, digest=digest, task=cell.task.name, model=cell.model.name, method=cell.method.name,
         label=cell.method.label, variant=cell.variant, scale=scale, data=raw.kind, seed=seed, metric=cell.task.metric,
-        value=value, numbers=result.best, footprint=asdict(counts), outcome=asdict(result), settings=settings,
-        sources=dict(cell.sources), init_from=parent.identity, commit=commit, dirty=dirty, versions=record.versions(),
-        model_revision=revision, data_revision=raw.revision, data_sha256=raw.sha256, device=device_name(device),
-        started=began.isoformat(timespec="seconds"), weights=str(kept.relative_to(cell.out)) if kept else None)
-    if kept is not None:
-        about = {"task": cell.task.name, "model": cell.model.name, "model_revision": revision, "record": path.name,
-                 "output": backbone.output, "method": {k: v for k, v in settings["method"].items() if k != "_target_"}}
-        weights.save(fitted.best, kept / "best.safetensors", about)
-        if runtime["save"] == "both":
-            weights.save(fitted.last, kept / "last.safetensors", about)
-    record.write(finished, path)  # last: a record promises that its weights are there
-    say(summary(finished, path))
+        value=fitted.outcome.best[cell.task.metric], numbers=fitted.outcome.best, footprint=asdict(counts),
+        outcome=asdict(fitted.outcome), settings=settings, sources=dict(cell.sources), init_from=parent.identity,
+        commit=commit, dirty=dirty, versions=record.versions(), model_revision=revision, data_revision=raw.revision,
+        data_sha256=raw.sha256, device=devices.name_of(device), started=began,
+        weights=str(kept.relative_to(cell.out)) if kept else None)
+    say(summary(finished))
+    if _main():
+        try:
+            if kept is not None:
+                both = cell.settings["runtime"]["save"] == "both"
+                _keep(kept, fitted.best, fitted.last if both else {}, finished, backbone.output)
+            record.write(finished, path)  # last: a record promises that its weights are there
+        except OSError as error:
+            raise record.NotWritten(f"{error.filename or path}: {error.strerror}; the run left no record") from None
+    say(f"record {path}")
     return path
 
 
 def parameters(cell: Cell) -> str:
     """What the cell would train, counted on the built model without any weights (runtime.show=parameters)."""
+    from engine import models, show
+
     backbone = models.shape(cell.model, cell.task.outputs)
     cell.method.apply(backbone, generator(cell.settings["seed"], "adapter"))
     counts = models.footprint(backbone)
     return show.parameters(backbone, counts.trainable, counts.head, counts.total)
 
 
-def identity(settings: Settings) -> Settings:
-    """The settings that say what a run is, and no path: a folder of weights is known by its fingerprint."""
+def _main() -> bool:
+    """Whether this process speaks and writes for all devices."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _identity(settings: Settings) -> Settings:
+    """The settings that say what a run is, and no path: files are known by their fingerprints, kept beside."""
     kept = record.plain({key: value for key, value in settings.items() if key not in ELSEWHERE})
-    place = kept["model"]["path"]
-    return kept | {"model": kept["model"] | {"path": "folder" if Path(place).is_dir() else place}}
-
-
-def recipe_of(settings: Settings) -> Recipe:
-    """The recipe among a run's settings. Raises Refused on a value out of range."""
-    return Recipe(**{field.name: settings[field.name] for field in fields(Recipe)})
+    if Path(kept["model"]["path"]).is_dir():
+        kept["model"]["path"] = "folder"
+    if kept["init_from"] not in ("none", "mnli"):
+        kept["init_from"] = "file"
+    return kept
 
 
 def _origin(settings: Settings) -> Origin:
@@ -146,3 +158,14 @@ def _writable(out: Path) -> None:
     place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         raise Refused(f"runtime.out={out}: cannot write there")
+
+
+def _keep(folder: Path, best: dict[str, Any], last: dict[str, Any], of: record.Record, output: str) -> None:
+    """The trained tensors beside the record, with a JSON that says what they are."""
+    from engine import weights
+
+    about = {"task": of.task, "model": of.model, "model_revision": of.model_revision, "record": f"{folder.name}.json",
+             "output": output, "method": record.plain(of.settings["method"])}
+    weights.save(best, folder / "best.safetensors", about)
+    if last:
+        weights.save(last, folder / "last.safetensors", about)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -95,56 +96,25 @@ class Backbone:
             if target not in self.roles:
                 raise Refused(f"targets={list(targets)}: no '{target}' here; this model has {', '.join(self.roles)}")
             role = self.roles[target]
-            names = [name for name in modules if re.fullmatch(role.pattern, name)]
+            try:
+                names = [name for name in modules if re.fullmatch(role.pattern, name)]
+            except re.error as error:
+                raise Refused(f"model.roles.{target}={role.pattern}: not a regular expression ({error})") from None
             if not names:
                 raise Refused(f"targets: no module matches '{target}' = {role.pattern}; set model.roles.{target}")
             for name in names:
                 module = modules[name]
-                width = int(module.out_features if hasattr(module, "out_features") else module.nf) // role.parts
+                outputs = getattr(module, "out_features", getattr(module, "nf", None))  # nf: transformers' Conv1D
+                if outputs is None:
+                    raise Refused(f"model.roles.{target}: {name} is a {type(module).__name__}, not a linear layer")
+                width = int(outputs) // role.parts
                 found.append(Site(name, target, module, role.part * width, (role.part + 1) * width))
         order = {name: place for place, name in enumerate(modules)}
-        return sorted(found, key=lambda site: (order[site.name], site.start))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The hyperparameters of one cell, as conf/recipe states them; batch is the global one."""
-
-    lr: float
-    epochs: int
-    batch: int
-    length: int
-    warmup: float  # below 1: share of all steps; from 1 on: steps
-    schedule: str
-    weight_decay: float
-    decay_on: str
-    betas: Sequence[float]
-    eps: float
-    clip: float | None
-    label_smoothing: float
-    dropout: float | None
-    precision: str
-    batching: str
-
-    def __post_init__(self) -> None:
-        number("lr", self.lr, 0, open_low=True)
-        number("epochs", self.epochs, 1, whole=True)
-        number("batch", self.batch, 1, whole=True)
-        number("length", self.length, 4, whole=True)
-        number("warmup", self.warmup, 0, whole=isinstance(self.warmup, int) or self.warmup >= 1)
-        number("weight_decay", self.weight_decay, 0)
-        number("eps", self.eps, 0, open_low=True)
-        number("clip", self.clip, 0, open_low=True, none=True)
-        number("label_smoothing", self.label_smoothing, 0, 1)
-        number("dropout", self.dropout, 0, 1, none=True)
-        one_of("decay_on", self.decay_on, ("matrices", "all"))
-        one_of("precision", self.precision, ("fp32", "bf16", "fp16", "auto"))
-        one_of("batching", self.batching, ("shuffle", "grouped"))
-        one_of("schedule", self.schedule, ("linear", "cosine", "constant_with_warmup"))
-        if not isinstance(self.betas, Sequence) or len(self.betas) != 2:
-            raise Refused(f"betas={self.betas}: betas must be two numbers")
-        for beta in self.betas:
-            number("betas", beta, 0, 0.999999)
+        found.sort(key=lambda site: (order[site.name], site.start))
+        for one, two in pairwise(found):
+            if one.name == two.name and two.start < one.stop:
+                raise Refused(f"targets: {one.role} and {two.role} are both {one.name}; name one of them")
+        return found
 
 
 class Method(Protocol):

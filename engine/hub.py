@@ -5,16 +5,18 @@ The libraries themselves retry for 23 to 47 seconds without a network; one probe
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.contract import Refused
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -40,10 +42,12 @@ def reachable(seconds: float = 1.5) -> tuple[bool, str]:
         return False, f"no answer from {endpoint} in {seconds} s"
 
 
-def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str], ways_out: str) -> Path:
+def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str],
+             missing: Callable[[Path], str | None], ways_out: str) -> Path:
     """The local folder of a hub repository at a revision: from the cache if it is there, else downloaded.
 
-    kind is "model" or "dataset". Raises Refused, with the ways out, when neither can be had.
+    kind is "model" or "dataset"; missing(folder) names a needed file that the folder lacks. Raises Refused, with the
+    ways out, when neither can be had.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -54,18 +58,18 @@ def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str]
 
     try:
         folder = fetch(cached=True)
-        if any(path for pattern in patterns for path in folder.glob(pattern)):
+        lost = missing(folder)
+        if lost is None:
             return folder
-        why = "the cached copy lacks these files"
+        why = f"the cached copy has no {lost}"
     except HFValidationError as error:
         raise Refused(f"{repo}: neither a folder nor a hub id ({str(error).splitlines()[0]})") from None
     except (LocalEntryNotFoundError, FileNotFoundError):
-        why = "not in the cache"
+        why = f"{missing(Path(os.devnull))} and the rest are not in the cache"
     online, seen = reachable()
     if not online:
         at = f"@{revision[:7]}" if revision else ""
-        raise Refused(f"{kind} {repo}{at} ({', '.join(patterns)}): {why}, and the hub cannot be reached ({seen})\n"
-                      f"{ways_out}")
+        raise Refused(f"{kind} {repo}{at}: {why}, and the hub cannot be reached ({seen})\n{ways_out}")
     try:
         return fetch(cached=False)
     except (HfHubHTTPError, OSError) as error:
@@ -86,9 +90,26 @@ def model_folder(name: str, path: str, revision: str | None, package: str | None
     elif path.startswith((".", "/", "~")):
         raise Refused(f"model.path={path}: no such folder")
     else:
-        folder = snapshot("model", path, revision, MODEL_FILES, ways_out)
-    for need in (("config.json",), WEIGHTS, ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
-        if not any((folder / name).is_file() for name in need):
-            raise Refused(f"model={name}: {folder} has no {' or '.join(need)}"
-                          + ("; only safetensors are read, never pickles" if need is WEIGHTS else ""))
+        folder = snapshot("model", path, revision, MODEL_FILES, _missing, ways_out)
+    lost = _missing(folder)
+    if lost is not None:
+        raise Refused(f"model={name}: {folder} has no {lost} (weights: safetensors only, never pickles)")
     return folder
+
+
+def _missing(folder: Path) -> str | None:
+    """The first file that a model's folder needs and lacks."""
+    for need in (("config.json",), WEIGHTS, TOKENIZER):
+        if not any((folder / name).is_file() for name in need):
+            return need[0]
+    return None
+
+
+def fingerprint(folder: Path) -> str:
+    """What identifies weights without a hub revision: the sha256 over the folder's safetensors files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()}"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +17,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from engine.contract import Backbone, Footprint, Refused, Role
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A file of conf/model: where the weights are, what shape they must have, and the paper's names for its modules."""
-
-    name: str
-    path: str
-    revision: str | None
-    package: str | None
-    sha256: str | None
-    attention: str
-    config: Mapping[str, Any] | None
-    roles: Mapping[str, Any]
+from engine.hub import fingerprint
+from engine.spec import ModelSpec
 
 
 def shape(spec: ModelSpec, outputs: int) -> Backbone:
@@ -73,21 +58,12 @@ def load(spec: ModelSpec, folder: Path, outputs: int, length: int, dropout: floa
     transformers_logging.disable_progress_bar()
     model, report = AutoModelForSequenceClassification.from_pretrained(
         folder, config=config, dtype=torch.float32, attn_implementation=spec.attention, use_safetensors=True,
-        output_loading_info=True)
+        output_loading_info=True, ignore_mismatched_sizes=True)  # another task's head; another body is refused below
     transformers_logging.set_verbosity(verbosity)
     backbone = _frozen(model, AutoTokenizer.from_pretrained(folder), spec)
-    _redraw(backbone, set(report["missing_keys"]), config, head)
+    resized = {entry[0] for entry in report["mismatched_keys"]}
+    _redraw(backbone, set(report["missing_keys"]) | resized, config, head)
     return backbone
-
-
-def fingerprint(folder: Path) -> str:
-    """What identifies weights without a hub revision: the sha256 over the folder's safetensors files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def footprint(backbone: Backbone) -> Footprint:
@@ -118,13 +94,16 @@ def _frozen(model: PreTrainedModel, tokenizer: Any, spec: ModelSpec) -> Backbone
 
 
 def _redraw(backbone: Backbone, missing: set[str], config: PretrainedConfig, head: torch.Generator) -> None:
-    """Draws what the weights lack from the run's own stream: normal(0, initializer_range), biases zero."""
+    """Draws the head from the run's own stream: normal(0, initializer_range), biases zero. What the weights have inside
+    the encoder (BERT's pooler) is kept; a classifier that came with them was another task's and is drawn anew."""
     lost = sorted(name for name in missing if not name.startswith(backbone.head))
     if lost:
         raise Refused(f"the weights lack {len(lost)} tensors of the body ({', '.join(lost[:3])}, …): wrong file?")
+    body = f"{backbone.model.base_model_prefix}."
+    fresh = missing | {name for name, _ in backbone.model.named_parameters() if not name.startswith(body)}
     with torch.no_grad():
         for name, parameter in backbone.model.named_parameters():
-            if name in missing and name.endswith("weight"):
+            if name in fresh and name.endswith("weight"):
                 parameter.normal_(0.0, config.initializer_range, generator=head)
-            elif name in missing:
+            elif name in fresh:
                 parameter.zero_()

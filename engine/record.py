@@ -19,6 +19,10 @@ SCHEMA = 1
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "safetensors", "numpy")
 
 
+class NotWritten(Exception):
+    """The disk would not take a finished run's record: what and why, in a line."""
+
+
 @dataclass(frozen=True)
 class Record:
     """What was run, how it came out, and all that is needed to know how the number came about. Unknown is null."""

@@ -18,8 +18,10 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from engine import batches
-from engine.contract import Backbone, Batch, Outcome, Recipe, Refused, Splits, Task, generator
+from engine.contract import Backbone, Batch, Outcome, Splits, Task, generator
+from engine.device import peak_bytes
 from engine.predict import Predictor
+from engine.spec import Recipe
 from engine.weights import Tensors, trained
 
 Report = Callable[[dict[str, Any]], None]
@@ -81,7 +83,7 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
                 step += 1
                 tokens += sum(splits.train.lengths[i] for i in examples)
                 bar.update()
-                if step == min(warm + 10, steps):
+                if step == min(warm + 10, steps) and step > 1:  # the first step of a warm-up has lr 0
                     _check_moved(backbone.model, zeros, step)
             mean = accelerator.reduce(total).item() / epoch_steps
             training += time.perf_counter() - clock
@@ -99,25 +101,13 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
             if score > best or epoch == 1:  # the first of equals
                 best, best_epoch, best_weights = score, epoch, trained(backbone.model)
     seconds = time.perf_counter() - begin
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # the forward that came in, without autocast around it
+    for name in ("forward", "_original_forward"):  # accelerate's, around the model's own
+        vars(backbone.model).pop(name, None)
     metrics = [{key: entry[key] for key in numbers} for entry in curve]
-    outcome = Outcome(metrics[best_epoch - 1], metrics[-1], best_epoch, step, seconds, tokens / training, _peak(device),
-                      curve, _notes(curve, best_epoch))
+    outcome = Outcome(metrics[best_epoch - 1], metrics[-1], best_epoch, step, seconds, tokens / training,
+                      peak_bytes(device), curve, _notes(curve, best_epoch))
     last_weights = best_weights if best_epoch == recipe.epochs else trained(backbone.model)
     return Fitted(outcome, best_weights, last_weights)
-
-
-def pick_device(device: str, precision: str) -> tuple[torch.device, str]:
-    """The device, and the precision that `auto` stands for there. Raises Refused for what this machine cannot do."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise Refused("runtime.device=cuda: no GPU here; leave it out or say cpu")
-    cuda = device != "cpu" and torch.cuda.is_available()
-    if precision == "auto":  # a CPU without AMX computes bf16 more slowly than fp32
-        fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_amx_tile_supported()
-        precision = "bf16" if fast else "fp32"
-    if precision == "fp16" and not cuda:
-        raise Refused("precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
-    return torch.device("cuda" if cuda else "cpu"), precision
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -156,16 +146,6 @@ def _check_moved(model: nn.Module, zeros: Sequence[str], step: int) -> None:
     if still:
         raise RuntimeError(f"{len(still)} trainable matrices are still zero after {step} steps, e.g. {still[0]}: "
                            "their gradient is zero, or the optimiser does not have them")
-
-
-def _peak(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _notes(curve: Sequence[dict[str, Any]], best_epoch: int) -> list[str]:

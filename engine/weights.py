@@ -52,8 +52,8 @@ def load(backbone: Backbone, path: Path, keep_output: bool) -> str:
     if missing or unexpected or wrong:
         parts = [f"{len(names)} {what} ({names[0]}, …)" for what, names in
                  (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)) if names]
-        raise Refused(f"{path} does not fit this method and model: {len(own) - len(missing)} tensors match, "
-                      + ", ".join(parts))
+        fit = len(own) - len(missing) - len(wrong)
+        raise Refused(f"{path} does not fit this method and model: {fit} tensors match, {', '.join(parts)}")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(found[name])

@@ -32,7 +32,8 @@ class LoRA:
         number("method.dropout", self.dropout, 0, 0.999)
         number("method.std", self.std, 0, open_low=True)
         one_of("method.init", self.init, ("gaussian", "kaiming"))
-        if isinstance(self.targets, str) or not self.targets or len(set(self.targets)) != len(self.targets):
+        names = list(self.targets) if isinstance(self.targets, (list, tuple)) else []
+        if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
             raise Refused(f"targets={self.targets}: targets must be a list such as [q,v], each name once")
 
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None:

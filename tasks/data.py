@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ class Source:
         """The file or files of every split. Raises Refused naming what is missing."""
         if origin.kind == "hub":
             ways_out = "give a folder (data_root=DIR), a filled cache (HF_HOME=DIR), or run without either: scale=demo"
-            folder = snapshot("dataset", self.id, self.revision, [f"{self.config}/*"], ways_out) / self.config
+            folder = snapshot("dataset", self.id, self.revision, [f"{self.config}/*"], self._missing(splits), ways_out)
+            folder /= self.config
         else:
             root = Path(str(origin.root)).expanduser()
             if not root.is_dir():
@@ -42,7 +43,18 @@ class Source:
             if not folder.is_dir():
                 raise Refused(f"{folder}: no such folder; data_root must hold {folder.relative_to(root)}/"
                               f"{splits[0]}.jsonl.gz (or .jsonl, .parquet)")
-        return {split: _find(folder, split) for split in splits}
+        return {split: _found(folder, split) for split in splits}
+
+    def _missing(self, splits: Sequence[str]) -> Callable[[Path], str | None]:
+        return lambda folder: next((f"{self.config}/{split}-*.parquet" for split in splits
+                                    if not _find(folder / self.config, split)), None)
+
+
+def _found(folder: Path, split: str) -> list[Path]:
+    files = _find(folder, split)
+    if not files:
+        raise Refused(f"{folder}: no {split}.jsonl.gz (or .jsonl, .parquet, {split}_subset.jsonl.gz)")
+    return files
 
 
 def _find(folder: Path, split: str) -> list[Path]:
@@ -51,7 +63,7 @@ def _find(folder: Path, split: str) -> list[Path]:
             found = sorted(folder.glob(pattern))
             if found:
                 return found
-    raise Refused(f"{folder}: no {split}.jsonl.gz (or .jsonl, .parquet, {split}_subset.jsonl.gz)")
+    return []
 
 
 @dataclass(frozen=True)

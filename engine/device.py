@@ -1,0 +1,46 @@
+"""The device of a run: which one, what it is called, how much memory it took."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from engine.contract import Refused
+
+
+def pick(device: str, precision: str) -> tuple[torch.device, str]:
+    """The device, and the precision that `auto` stands for there. Raises Refused for what this machine cannot do."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Refused("runtime.device=cuda: no GPU here; leave it out or say cpu")
+    cuda = device != "cpu" and torch.cuda.is_available()
+    if precision == "auto":  # a CPU without AMX computes bf16 more slowly than fp32
+        fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_amx_tile_supported()
+        precision = "bf16" if fast else "fp32"
+    if precision == "fp16" and not cuda:
+        raise Refused("precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
+    return torch.device("cuda" if cuda else "cpu"), precision
+
+
+def name_of(device: torch.device) -> str:
+    """What a reader needs to place a time: the GPU's name, or the CPU's and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """Most memory so far: allocated on the GPU, else the resident set of the whole process; None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,69 @@
+"""What the files of conf/ state, checked: a recipe and a model. Light, so that a bad value is answered at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from engine.contract import Refused, number, one_of
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The hyperparameters of one cell, as conf/recipe states them; batch is the global one."""
+
+    lr: float
+    epochs: int
+    batch: int
+    length: int
+    warmup: float  # below 1: share of all steps; from 1 on: steps
+    schedule: str
+    weight_decay: float
+    decay_on: str
+    betas: Sequence[float]
+    eps: float
+    clip: float | None
+    label_smoothing: float
+    dropout: float | None
+    precision: str
+    batching: str
+
+    def __post_init__(self) -> None:
+        number("lr", self.lr, 0, open_low=True)
+        number("epochs", self.epochs, 1, whole=True)
+        number("batch", self.batch, 1, whole=True)
+        number("length", self.length, 4, whole=True)
+        number("warmup", self.warmup, 0, whole=isinstance(self.warmup, int) or self.warmup >= 1)
+        number("weight_decay", self.weight_decay, 0)
+        number("eps", self.eps, 0, open_low=True)
+        number("clip", self.clip, 0, open_low=True, none=True)
+        number("label_smoothing", self.label_smoothing, 0, 1)
+        number("dropout", self.dropout, 0, 1, none=True)
+        one_of("decay_on", self.decay_on, ("matrices", "all"))
+        one_of("precision", self.precision, ("fp32", "bf16", "fp16", "auto"))
+        one_of("batching", self.batching, ("shuffle", "grouped"))
+        one_of("schedule", self.schedule, ("linear", "cosine", "constant_with_warmup"))
+        if not isinstance(self.betas, Sequence) or len(self.betas) != 2:
+            raise Refused(f"betas={self.betas}: betas must be two numbers")
+        for beta in self.betas:
+            number("betas", beta, 0, 0.999999)
+
+
+def recipe_of(settings: Mapping[str, Any]) -> Recipe:
+    """The recipe among a run's settings. Raises Refused on a value out of range."""
+    return Recipe(**{field.name: settings[field.name] for field in fields(Recipe)})
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A file of conf/model: where the weights are, what shape they must have, and the paper's names for its modules."""
+
+    name: str
+    path: str
+    revision: str | None
+    package: str | None
+    sha256: str | None
+    attention: str
+    config: Mapping[str, Any] | None
+    roles: Mapping[str, Any]
