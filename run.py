@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent
 CONF = ROOT / "conf"
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(config: DictConfig) -> None:
     """One cell: of a plain call, or one of a sweep's."""
     choices = HydraConfig.get()
@@ -79,7 +79,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
         key = str(error.full_key)
         raise Refused(f"{key} is needed: say {key}=…") from None
     except InterpolationResolutionError as error:
-        raise Refused(f"recipe {config.recipe.name} has no numbers for task={config.task.name} ({error.full_key}); "
+        raise Refused(f"recipe {config.recipe.name} has no {error.full_key} for task={config.task.name}; "
                       "another recipe may: see conf/recipe") from None
     assert isinstance(settings, dict)
     return {str(key): value for key, value in settings.items()}
@@ -147,15 +147,15 @@ def _explain(error: Exception) -> str:
         if group.startswith("recipe"):
             folder = CONF / group
             there = sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
-            return (f"{group} has no {name}, so there are no hyperparameters for that; it has "
+            return (f"{error.missing_cfg_file}: no such recipe, so no hyperparameters; {group} has "
                     f"{', '.join(there) or 'nothing'}")
-        near = difflib.get_close_matches(name, options, 1, 0.4)
+        near = difflib.get_close_matches(name, options, 1, 0.6)
         return (f"{group}={name}: no such {group}; " + (f"did you mean {near[0]}? " if near else "")
                 + f"There are {', '.join(options)}")
     first = str(error).splitlines()[0]
     if isinstance(error, ConfigCompositionException) and "Could not override" in first:
         key = first.split("'")[1]
-        near = difflib.get_close_matches(key, _keys(), 1, 0.6)
+        near = difflib.get_close_matches(key, [name for name in _keys() if name != key], 1, 0.6)
         return (f"{key}: no such setting here" + (f"; did you mean {near[0]}?" if near else "")
                 + " (a method owns its settings: r, alpha and targets are LoRA's); python run.py --help")
     if "Ambiguous value" in first:

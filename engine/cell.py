@@ -64,22 +64,27 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
     say = print if _main() else lambda *_: None
     _writable(cell.out)
     parent = start.find(cell.settings, cell.out)
-    raw = cell.task.load(_origin(cell.settings))
+    origin = _origin(cell.settings)
     folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)
+    raw = cell.task.load(origin)
     revision = cell.model.revision if folder.name == cell.model.revision else hub.fingerprint(folder)
+    if parent.revision not in (None, revision):
+        raise Refused(f"init_from={cell.settings['init_from']}: run {parent.identity} had other base weights\n"
+                      "run task=mnli with these first, or give init_from=RECORD or init_from=none")
 
     from engine import device as devices
 
     device, precision = devices.pick(cell.settings["runtime"]["device"], cell.recipe.precision)
-    settings, seed = _identity(cell.settings) | {"precision": precision}, cell.settings["seed"]
+    settings, seed = identity(cell.settings) | {"precision": precision}, cell.settings["seed"]
     digest = record.digest(settings, raw.sha256, revision, parent.identity)
     scale = settings["scale"]["name"]
     path = record.path_of(cell.out, scale, cell.task.name, cell.model.name, cell.method.name, seed, digest)
-    say(" · ".join(filter(None, [cell.task.name, cell.model.name, f"{cell.method.label} {cell.variant}".strip(),
-                                 f"seed {seed}", f"scale {scale}", f"{raw.kind} data"])))
+    title = " · ".join(filter(None, [cell.task.name, cell.model.name, f"{cell.method.label} {cell.variant}".strip(),
+                                     f"seed {seed}", f"scale {scale}", f"{raw.kind} data"]))
     if path.exists() and not cell.settings["runtime"]["force"]:
         done = record.read(path)
-        say(f"already there: {done.metric} {two(done.value)}; runtime.force=true runs it again\nrecord {path}")
+        say(f"already there: {title}: {done.metric} {two(done.value)}; runtime.force=true runs it again\n"
+            f"record {path}")
         return path
 
     from engine import models, train, weights
@@ -89,8 +94,8 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
     backbone = models.load(cell.model, folder, cell.task.outputs, cell.recipe.length, cell.recipe.dropout,
                            generator(seed, "head"))
     cell.method.apply(backbone, generator(seed, "adapter"))
-    if parent.weights is not None:
-        say("starting from " + weights.load(backbone, parent.weights, keep_output=True))
+    begun = f", started from {weights.load(backbone, parent.weights, keep_output=True)}" if parent.weights else ""
+    say(title + begun)
     counts = models.footprint(backbone)
     splits = cell.task.splits(raw, backbone.tokenizer, cell.recipe.length)
     say(f"{counted(counts.trainable, counts.head, counts.total)}\n{devices.name_of(device)}, {precision}; "
@@ -135,7 +140,7 @@ def _main() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def _identity(settings: Settings) -> Settings:
+def identity(settings: Settings) -> Settings:
     """The settings that say what a run is, and no path: files are known by their fingerprints, kept beside."""
     kept = record.plain({key: value for key, value in settings.items() if key not in ELSEWHERE})
     if Path(kept["model"]["path"]).is_dir():
@@ -150,7 +155,11 @@ def _origin(settings: Settings) -> Origin:
     if scale["data"] == "synthetic":
         if root is not None:
             raise Refused(f"data_root={root}: scale={scale['name']} makes its own data; leave one of the two out")
+        for name in ("train", "validation"):
+            number(f"scale.{name}", scale[name], 1, whole=True)
         return Origin("synthetic", None, scale["train"], scale["validation"])
+    if root is not None and not Path(str(root)).expanduser().is_dir():
+        raise Refused(f"data_root={root}: no such folder")
     return Origin("hub" if root is None else "folder", root, 0, 0)
 
 

@@ -35,7 +35,7 @@ def number(name: str, value: object, low: float, high: float = math.inf, whole: 
     if good and (low < value if open_low else low <= value) and value <= high:  # type: ignore[operator]
         return
     bounds = f"{'above' if open_low else 'at least'} {low:g}"
-    bounds += f" and at most {high:g}" if math.isfinite(high) else ""
+    bounds += f" and at most {high:,}" if math.isfinite(high) else ""
     raise Refused(f"{name}={value}: {name} must be a {'whole ' if whole else ''}number {bounds}")
 
 

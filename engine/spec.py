@@ -34,6 +34,7 @@ class Recipe:
         number("epochs", self.epochs, 1, whole=True)
         number("batch", self.batch, 1, whole=True)
         number("length", self.length, 4, whole=True)
+        number("warmup", self.warmup, 0)
         number("warmup", self.warmup, 0, whole=isinstance(self.warmup, int) or self.warmup >= 1)
         number("weight_decay", self.weight_decay, 0)
         number("eps", self.eps, 0, open_low=True)

@@ -13,10 +13,11 @@ from engine.contract import Refused
 
 @dataclass(frozen=True)
 class Start:
-    """weights: the safetensors file to start from, or None; identity: how the record names it."""
+    """The safetensors file to start from (None: the pre-trained model), and how the new record names it."""
 
     weights: Path | None
     identity: str | None
+    revision: str | None  # of the base weights it was trained on, where known
 
 
 def find(settings: dict[str, Any], out: Path) -> Start:
@@ -24,37 +25,38 @@ def find(settings: dict[str, Any], out: Path) -> Start:
     path of a record or a safetensors file. Raises Refused, saying how to get it or do without."""
     asked = settings["init_from"]
     if asked in (None, "none"):
-        return Start(None, None)
+        return Start(None, None, None)
     if asked == "mnli":
         return _best_mnli(settings, out)
-    path = Path(str(asked)).expanduser()
+    path = Path(str(asked)).expanduser().resolve()
     if not path.is_file():
         raise Refused(f"init_from={asked}: no such file; give a record, a safetensors file, mnli or none")
     if path.suffix == ".json":
-        return _of(record.read(path), out if path.is_relative_to(out) else path.parents[3])
+        return _of(record.read(path), path.with_suffix(""))
     if path.suffix != ".safetensors":
         raise Refused(f"init_from={asked}: only records (.json) and .safetensors are read")
-    return Start(path, "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest())
+    return Start(path, "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest(), None)
 
 
 def _best_mnli(settings: dict[str, Any], out: Path) -> Start:
     """The paper starts from the best MNLI run; "best" over the seeds there are, the lowest seed of equals."""
     model, method, scale = settings["model"]["name"], settings["method"], settings["scale"]["name"]
     parents = [r for r in record.read_all(out)[0]
-               if (r.task, r.model, r.scale) == ("mnli", model, scale) and r.settings["method"] == method
+               if (r.task, r.model, r.scale) == ("mnli", model, scale) and r.settings["method"] == record.plain(method)
                and r.value is not None and r.weights is not None]
     if not parents:
         name, task = method["name"], settings["task"]["name"]
         raise Refused(f"recipe {settings['recipe']['name']} starts {task} from an MNLI run, and {out}/runs has none of "
                       f"model={model} method={name} with these settings of it\nfirst run task=mnli model={model} "
                       f"method={name}, or give init_from=RECORD, or init_from=none for the pre-trained model")
-    return _of(max(parents, key=lambda r: (r.value, -r.seed)), out)
+    best = max(parents, key=lambda r: (r.value, -r.seed))
+    return _of(best, out / str(best.weights))
 
 
-def _of(parent: record.Record, out: Path) -> Start:
+def _of(parent: record.Record, folder: Path) -> Start:
     if parent.weights is None:
         raise Refused(f"init_from: record {parent.digest} was run with runtime.save=none, so it has no weights")
-    path = out / parent.weights / "best.safetensors"
+    path = folder / "best.safetensors"
     if not path.is_file():
         raise Refused(f"init_from: {path} is gone; run its record again with runtime.force=true")
-    return Start(path, parent.digest)
+    return Start(path, parent.digest, parent.model_revision)

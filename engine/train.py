@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from engine import batches
-from engine.contract import Backbone, Batch, Outcome, Splits, Task, generator
+from engine.contract import Backbone, Batch, Outcome, Refused, Splits, Task, generator
 from engine.device import peak_bytes
 from engine.predict import Predictor
 from engine.spec import Recipe
@@ -50,6 +50,9 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
     epoch_steps = math.ceil(len(splits.train) / recipe.batch)
     steps = recipe.epochs * epoch_steps
     warm = math.ceil(steps * recipe.warmup) if recipe.warmup < 1 else int(recipe.warmup)
+    if warm >= steps:
+        raise Refused(f"warmup={recipe.warmup}: all {steps} steps of this run are warm-up, so it would learn nothing; "
+                      "set a smaller batch, more epochs or warmup=0")
     zeros = [name for name, p in backbone.model.named_parameters() if p.requires_grad and p.ndim > 1 and not p.any()]
     model = accelerator.prepare(backbone.model)
     optimiser = accelerator.prepare(_optimiser(backbone.model, recipe))
@@ -83,7 +86,7 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
                 step += 1
                 tokens += sum(splits.train.lengths[i] for i in examples)
                 bar.update()
-                if step == min(warm + 10, steps) and step > 1:  # the first step of a warm-up has lr 0
+                if step == min(warm + 10, steps):
                     _check_moved(backbone.model, zeros, step)
             mean = accelerator.reduce(total).item() / epoch_steps
             training += time.perf_counter() - clock

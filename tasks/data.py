@@ -37,8 +37,6 @@ class Source:
             folder /= self.config
         else:
             root = Path(str(origin.root)).expanduser()
-            if not root.is_dir():
-                raise Refused(f"data_root={origin.root}: no such folder")
             folder = root / self.id.rpartition("/")[2] / self.config
             if not folder.is_dir():
                 raise Refused(f"{folder}: no such folder; data_root must hold {folder.relative_to(root)}/"
@@ -61,6 +59,9 @@ def _find(folder: Path, split: str) -> list[Path]:
     for name in (split, f"{split}_subset"):  # a subset is used when the whole is not there, and said in the record
         for pattern in (f"{name}.jsonl.gz", f"{name}.jsonl", f"{name}.parquet", f"{name}-*.parquet"):
             found = sorted(folder.glob(pattern))
+            shards = int(found[0].stem.rpartition("-of-")[2]) if found and "-of-" in found[0].stem else len(found)
+            if len(found) != shards:
+                raise Refused(f"{folder}: {len(found)} of the {shards} files of {name}; fetch the others")
             if found:
                 return found
     return []
@@ -103,9 +104,13 @@ def load(task: str, source: Source, origin: Origin, columns: Sequence[str], clas
 def _read(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSON Lines file (gzip or plain) or a Parquet file."""
     if path.suffix == ".parquet":
-        from datasets import Dataset
+        import pyarrow
+        from pyarrow import parquet  # datasets would leave an Arrow copy in its cache
 
-        yield from Dataset.from_parquet(str(path), keep_in_memory=True)
+        try:
+            yield from parquet.read_table(path).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise Refused(f"{path}: not a whole Parquet file ({str(error).splitlines()[0]})") from None
         return
     opener = gzip.open if path.suffix == ".gz" else open
     number = 0

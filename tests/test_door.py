@@ -114,7 +114,7 @@ PAPER = [
     (["task=wnli", "recipe=roberta-base/lora-official"], ["lora-official", "task=wnli", "conf/recipe"]),
     (["task=rte"], ["rte", "init_from=none", "task=mnli model=roberta-base method=lora", "MNLI"]),
     (["data_root=/nowhere"], ["data_root=/nowhere", "no such folder"]),
-    (["task=cola"], ["nyu-mll/glue", "cola", "data_root=DIR", "HF_HOME=DIR", "scale=demo"]),
+    (["task=cola", "model=minilm"], ["nyu-mll/glue", "cola", "data_root=DIR", "HF_HOME=DIR", "scale=demo"]),
 ]
 
 

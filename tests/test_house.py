@@ -12,7 +12,7 @@ MAY = {
     "lora": ("lora", "engine.contract"),
     "tasks": ("tasks", "engine.contract", "engine.hub"),
     "baselines": ("baselines", "lora", "engine.contract"),
-    "analysis": ("analysis", "engine.record", "engine.contract", "lora.files"),
+    "analysis": ("analysis", "engine.record", "engine.files", "lora.files"),
 }
 FILES = sorted([ROOT / "run.py", *(path for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*.py"))])
 FORBIDDEN = {"datasets", "evaluate", "peft", "wandb", "types", "utils", "core", "common", "misc"}

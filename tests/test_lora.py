@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from baselines.full import FullFineTuning
 from engine import models
 from engine.contract import Backbone, Refused, Role, generator
+from engine.spec import ModelSpec
 from lora.layer import LoRALinear, Slice
 from lora.method import layers
 
@@ -375,7 +376,7 @@ def test_only_a_b_and_the_head_train_and_move(kind: str) -> None:
 def real(name: str, method: Any, outputs: int = 3) -> tuple[Backbone, Any]:
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         config = OmegaConf.to_container(compose(f"model/{name}").model, resolve=True)
-    made = models.shape(models.ModelSpec(**config), outputs)
+    made = models.shape(ModelSpec(**config), outputs)
     method.apply(made, generator(0, "adapter"))
     return made, models.footprint(made)
 

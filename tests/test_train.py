@@ -16,7 +16,7 @@ from torch import nn
 
 from baselines.full import FullFineTuning
 from engine import batches, models, train
-from engine.contract import Backbone, Batch, Splits, generator
+from engine.contract import Backbone, Batch, Refused, Splits, generator
 from engine.predict import Predictor
 from engine.train import Fitted
 from engine.weights import trained
@@ -363,9 +363,11 @@ def test_a_b_without_gradient_stops_the_run_by_its_name() -> None:
         tiny.train(made)
 
 
-def test_a_run_of_one_step_under_warm_up_is_not_called_broken() -> None:
-    """Its one step has learning rate 0, as warm-up asks: nothing moves, but every weight has its gradient."""
-    assert tiny.train(tiny.adapted(tiny.lora()), rows=tiny.splits(8), epochs=1, warmup=0.1).outcome.steps == 1
+def test_a_run_that_is_all_warm_up_is_refused() -> None:
+    """Its one step would have learning rate 0: nothing would move."""
+    with pytest.raises(Refused, match="all 1 steps of this run are warm-up"):
+        tiny.train(tiny.adapted(tiny.lora()), rows=tiny.splits(8), epochs=1, warmup=0.1)
+    assert tiny.train(tiny.adapted(tiny.lora()), rows=tiny.splits(8), epochs=1, warmup=0).outcome.steps == 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:

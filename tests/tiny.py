@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from engine import models
-from engine.contract import Backbone, Batch, Method, Numbers, Predict, Recipe, Split, Splits, generator
+from engine.contract import Backbone, Batch, Method, Numbers, Predict, Split, Splits, generator
+from engine.spec import ModelSpec, Recipe
 from engine.train import Fitted, fit
 from lora.method import LoRA
 from tasks import data
@@ -39,8 +40,8 @@ GPT2 = {name: {"pattern": FUSED, "part": part, "parts": 3} for part, name in enu
     "o": r".*\.h\.\d+\.attn\.c_proj"}
 
 
-def spec(roles: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> models.ModelSpec:
-    return models.ModelSpec("tiny", "tiny", None, None, None, "sdpa", config, roles)
+def spec(roles: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> ModelSpec:
+    return ModelSpec("tiny", "tiny", None, None, None, "sdpa", config, roles)
 
 
 def backbone(kind: str = "roberta", outputs: int = 2, seed: int = 0, dropout: float = 0.0) -> Backbone:

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
-from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
+from scipy.stats import ConstantInputWarning, NearConstantInputWarning, pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 
@@ -28,6 +28,7 @@ class Glue(evaluate.Metric):
         if self.config_name == "stsb":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConstantInputWarning)
+                warnings.simplefilter("ignore", NearConstantInputWarning)
                 return {"pearson": float(pearsonr(predictions, references)[0]),
                         "spearman": float(spearmanr(predictions, references)[0])}
         numbers = {"accuracy": float(accuracy_score(references, predictions))}
