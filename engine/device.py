@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -25,14 +26,16 @@ def pick(device: str, precision: str) -> tuple[torch.device, str]:
 
 
 def name_of(device: torch.device) -> str:
-    """What a reader needs to place a time: the GPU's name, or the CPU's and its threads."""
+    """What a reader needs to place a time: the GPU's name, or the CPU's and its threads; and how many processes."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    many = f"{world} x " if world > 1 else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name()
+        return many + torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
     if sys.platform == "linux":
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{many}{name}, {torch.get_num_threads()} threads"
 
 
 def peak_bytes(device: torch.device) -> int | None:

@@ -86,12 +86,12 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
                 step += 1
                 tokens += sum(splits.train.lengths[i] for i in examples)
                 bar.update()
+                if step % 100 == 0:  # rarely, since the device has to finish first
+                    bar.set_postfix(loss=f"{_finite(total, epoch) / ((step - 1) % epoch_steps + 1):.3f}")
                 if step == min(warm + 10, steps):
                     _check_moved(backbone.model, zeros, step)
-            mean = accelerator.reduce(total).item() / epoch_steps
+            mean = _finite(accelerator.reduce(total), epoch) / epoch_steps
             training += time.perf_counter() - clock
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss is {mean} in epoch {epoch}: lower lr, or precision=fp32 or bf16")
 
             model.eval()
             numbers = task.evaluate(predict, splits.validation)
@@ -140,6 +140,14 @@ def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     betas = (recipe.betas[0], recipe.betas[1])
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=betas, eps=recipe.eps, fused=True)
+
+
+def _finite(total: torch.Tensor, epoch: int) -> float:
+    """The sum of the losses so far; raises FloatingPointError when it is none."""
+    value = total.item()
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the loss is {value} in epoch {epoch}: lower lr, or precision=fp32 or bf16")
+    return value
 
 
 def _check_moved(model: nn.Module, zeros: Sequence[str], step: int) -> None:
