@@ -1,6 +1,7 @@
 """Every file of conf/ is used: each task trains a tiny model with each method, each model and table composes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,11 @@ def test_the_command_line_is_stronger_than_recipe_and_scale() -> None:
         settings = composed("task=mnli", "lr=0.5", "r=3", "alpha=5", "epochs=7", "length=9", *words)
         assert [settings[key] for key in ("lr", "r", "alpha", "epochs", "length")] == [0.5, 3, 5, 7, 9]
         assert (settings["method"]["r"], settings["method"]["alpha"]) == (3, 5)
+
+
+@pytest.mark.parametrize("group", ["task", "model", "method", "scale", "table"])
+def test_help_names_every_file_of_the_group(group: str) -> None:
+    """--help is written by hand, so that it can explain; this keeps it complete."""
+    words = set(re.findall(r"[\w-]+", (ROOT / "conf" / "config.yaml").read_text(encoding="utf-8").split("template: |")[1]))
+    names = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+    assert names and names <= words, names - words
