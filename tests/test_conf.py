@@ -104,6 +104,7 @@ def test_the_command_line_is_stronger_than_recipe_and_scale() -> None:
 @pytest.mark.parametrize("group", ["task", "model", "method", "scale", "table"])
 def test_help_names_every_file_of_the_group(group: str) -> None:
     """--help is written by hand, so that it can explain; this keeps it complete."""
-    words = set(re.findall(r"[\w-]+", (ROOT / "conf" / "config.yaml").read_text(encoding="utf-8").split("template: |")[1]))
+    template = (CONF / "config.yaml").read_text(encoding="utf-8").split("template: |")[1]
+    words = set(re.findall(r"[\w-]+", template))
     names = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
     assert names and names <= words, names - words
