@@ -5,7 +5,7 @@ RUN     = $(VENV)/bin/python
 # Without an NVIDIA GPU the CPU build of torch is taken, where pip finds one; otherwise what the package index gives.
 CPU_TORCH = https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test slow check clean
+.PHONY: help demo test slow clean
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 

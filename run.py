@@ -6,7 +6,7 @@ the request is composed, so --help answers at once.
 
 from __future__ import annotations
 
-import difflib
+import io
 import json
 import os
 import sys
@@ -17,15 +17,20 @@ from typing import Any
 # a training step some ten times slower; it must be said before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import hydra
+try:
+    import hydra
+except ModuleNotFoundError as missing:
+    sys.exit(f"run.py: {missing.name} is not installed here: run `make demo` once, then use .venv/bin/python")
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
+from engine import door, show
 from engine.contract import Refused
-from engine.record import NotWritten
+from engine.record import NotWritten, value
+from engine.words import main_process
 
 ROOT = Path(__file__).resolve().parent
 CONF = ROOT / "conf"
@@ -42,21 +47,25 @@ def job(config: DictConfig) -> None:
         if choices.mode == RunMode.RUN and refused is not None:
             _say(refused)
             raise SystemExit(2) from None  # Hydra would add a line of its own to an exception
+        if refused is not None:  # of a sweep, Hydra only tells the first
+            _say(f"{' '.join(choices.overrides.task)}: {refused}")
         raise refused or error from None
 
 
 def _job(config: DictConfig, overrides: list[str]) -> None:
     settings = _plain(config)
-    for key in {override.partition("=")[0] for override in overrides} & settings["_sources"].keys():
-        settings["_sources"][key] = "command line"
-    show = settings["runtime"]["show"]
-    if show in ("recipe", "diff"):
-        from engine import show as shown
-
-        print(shown.recipe(settings) if show == "recipe" else shown.diff(_variants(settings, overrides)))
+    said = {word.partition("=")[0] for word in overrides} & settings["_sources"].keys()
+    if said:
+        silent = _plain(hydra.compose("config", [word for word in overrides if word.partition("=")[0] not in said]))
+        for key in said:
+            if value(settings, key) != value(silent, key):  # the recipe's own number, said again, stays its
+                settings["_sources"][key] = "command line"
+    wanted = settings["runtime"]["show"]
+    if wanted in ("recipe", "diff"):
+        print(show.recipe(settings) if wanted == "recipe" else show.diff(_variants(settings, overrides)))
         return
-    if show not in (None, "parameters"):
-        raise Refused(f"runtime.show={show}: runtime.show must be one of recipe, diff, parameters")
+    if wanted not in (None, "parameters"):
+        raise Refused(f"runtime.show={wanted}: runtime.show must be one of recipe, diff, parameters")
 
     from engine import cell
     from engine.spec import ModelSpec, recipe_of
@@ -64,7 +73,7 @@ def _job(config: DictConfig, overrides: list[str]) -> None:
     recipe = recipe_of(settings)  # before task and method, which import torch
     task, method = (hydra.utils.instantiate(settings[key], _convert_="all") for key in ("task", "method"))
     made = cell.Cell(settings, task, method, recipe, ModelSpec(**settings["model"]), settings["_sources"], ROOT)
-    if show == "parameters":
+    if wanted == "parameters":
         print(cell.parameters(made))
     else:
         curves = _Curves(settings)
@@ -79,20 +88,16 @@ def _plain(config: DictConfig) -> dict[str, Any]:
         key = str(error.full_key)
         raise Refused(f"{key} is needed: say {key}=…") from None
     except InterpolationResolutionError as error:
-        raise Refused(f"recipe {config.recipe.name} has no {error.full_key} for task={config.task.name}; "
-                      "another recipe may: see conf/recipe") from None
-    assert isinstance(settings, dict)
-    return {str(key): value for key, value in settings.items()}
+        raise Refused(door.no_number(config.recipe.name, str(error.full_key), config.task.name)) from None
+    return door.check_settings(settings)
 
 
 def _variants(settings: dict[str, Any], overrides: list[str]) -> dict[str, dict[str, Any]]:
     """This cell under every recipe that conf/recipe has for its model and method."""
     model, method = settings["model"]["name"], settings["method"]["name"]
     others = [word for word in overrides if not word.startswith("recipe=")]
-    names = sorted(path.stem for path in (CONF / "recipe" / model).glob(f"{method}*.yaml")
-                   if path.stem == method or path.stem.startswith(f"{method}-"))
     found = {}
-    for name in names:
+    for name in sorted(path.stem for path in (CONF / "recipe" / model).glob(f"{method}*.yaml")):
         try:
             found[name] = _plain(hydra.compose("config", [*others, f"recipe={model}/{name}"]))
         except Refused as error:
@@ -105,15 +110,14 @@ class _Curves:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
-        self.on = settings["runtime"]["wandb"] != "off" and int(os.environ.get("RANK", 0)) == 0
+        self.on = settings["runtime"]["wandb"] != "off" and main_process()
         self.run: Any = None
 
     def __call__(self, numbers: dict[str, Any]) -> None:
         """Logs the numbers of an epoch."""
         if self.on and self.run is None:
             import wandb
-
-            folder = Path(self.settings["runtime"]["out"]) / "wandb"
+            folder = Path(self.settings["runtime"]["out"]).expanduser()  # wandb makes its own inside
             folder.mkdir(parents=True, exist_ok=True)
             cell = "-".join(self.settings[key]["name"] for key in ("task", "model", "method"))
             self.run = wandb.init(project="lora-paper", mode=self.settings["runtime"]["wandb"], dir=str(folder),
@@ -143,23 +147,17 @@ def _explain(error: Exception) -> str:
     """An error of Hydra's in a line or two, with the nearest name that would have worked."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        options = list(error.options or [])
         if group.startswith("recipe"):
-            folder = CONF / group
-            there = sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
-            return (f"{error.missing_cfg_file}: no such recipe, so no hyperparameters; {group} has "
-                    f"{', '.join(there) or 'nothing'}")
-        near = difflib.get_close_matches(name, options, 1, 0.6)
-        return (f"{group}={name}: no such {group}; " + (f"did you mean {near[0]}? " if near else "")
-                + f"There are {', '.join(options)}")
+            return door.unknown_recipe(error.missing_cfg_file.removeprefix("recipe/"),
+                                       sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+        return door.unknown_option(group, name, list(error.options or []))
     first = str(error).splitlines()[0]
     if isinstance(error, ConfigCompositionException) and "Could not override" in first:
-        key = first.split("'")[1]
-        near = difflib.get_close_matches(key, [name for name in _keys() if name != key], 1, 0.6)
-        return (f"{key}: no such setting here" + (f"; did you mean {near[0]}?" if near else "")
-                + " (a method owns its settings: r, alpha and targets are LoRA's); python run.py --help")
+        return door.unknown_setting(first.split("'")[1], _keys())
     if "Ambiguous value" in first:
         return f"{first}; write key=[a,b] for a list, or add -m to run each"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form setting=value ({first})"
     return first
 
 
@@ -178,9 +176,11 @@ def main() -> int:
     """The exit status: 0 done, 1 a crash in training (its traceback is shown), 2 a request that cannot be served."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's own printer
     try:
+        for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a sign must not cost a run
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
         for word in sys.argv[1:]:
-            if word.startswith(("+", "~")):
-                raise Refused(f"{word}: settings can be changed, not added or removed; python run.py --help")
+            door.check_word(word)
         job()
     except (Refused, HydraException, OmegaConfBaseException) as error:
         _say(_refused(error) or _explain(error))

@@ -12,7 +12,7 @@ from analysis import frames
 from engine.files import whole
 from engine.record import read_all
 
-SHOWN = [*frames.CELL, "n", "median", "std", "min", "max", "last"]
+SHOWN = [*frames.SHOWN, "n", "median", "std", "min", "max", "last"]
 
 
 def main() -> int:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from engine.record import Record
+from engine.record import Record, digest, value
 
-# What makes a cell: everything but the seed.
-CELL = ["scale", "data", "model", "label", "variant", "recipe", "changed", "task", "metric"]
+SHOWN = ["scale", "data", "model", "label", "variant", "recipe", "changed", "task", "metric"]
 
 
 def runs(records: Sequence[Record]) -> pd.DataFrame:
@@ -17,21 +16,27 @@ def runs(records: Sequence[Record]) -> pd.DataFrame:
     rows = [{
         "scale": r.scale, "data": _data(r), "model": r.model, "label": r.label, "variant": r.variant,
         "recipe": r.settings["recipe"]["name"], "changed": _changed(r), "task": r.task, "metric": r.metric,
-        "seed": r.seed, "value": r.value, "last": r.outcome["last"][r.metric], "trainable": r.footprint["trainable"],
-        "seconds": r.outcome["seconds"], "device": r.device,
+        "cell": _cell(r), "seed": r.seed, "value": r.value, "last": r.outcome["last"][r.metric],
+        "trainable": r.footprint["trainable"], "seconds": r.outcome["seconds"], "device": r.device,
         "collapsed": any("collapsed" in note for note in r.outcome["notes"]),
     } for r in records]
-    columns = [*CELL, "seed", "value", "last", "trainable", "seconds", "device", "collapsed"]
-    return pd.DataFrame(rows, columns=columns).sort_values([*CELL, "seed"], ignore_index=True)
+    columns = [*SHOWN, "cell", "seed", "value", "last", "trainable", "seconds", "device", "collapsed"]
+    return pd.DataFrame(rows, columns=columns).sort_values([*SHOWN, "cell", "seed"], ignore_index=True)
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a cell, over its seeds: n, median (the paper's aggregate for GLUE), mean, spread, range, last epoch."""
-    grouped = runs.groupby(CELL, sort=True, dropna=False)
+    grouped = runs.groupby([*SHOWN, "cell"], sort=True, dropna=False)
     return grouped.agg(
         n=("value", "size"), median=("value", "median"), mean=("value", "mean"), std=("value", "std"),
         min=("value", "min"), max=("value", "max"), last=("last", "median"), trainable=("trainable", "first"),
         seconds=("seconds", "median"), collapsed=("collapsed", "sum")).reset_index()
+
+
+def _cell(record: Record) -> str:
+    """What the runs of a cell share: every setting but the seed, the data and the base weights."""
+    settings = {key: value for key, value in record.settings.items() if key != "seed"}
+    return digest(settings, record.data_sha256, record.model_revision, None)
 
 
 def _data(record: Record) -> str:
@@ -43,4 +48,4 @@ def _changed(record: Record) -> str:
     """The hyperparameters that the command line took out of the recipe's hands."""
     shown = ("r", "alpha", "targets")  # in the variant already
     said = sorted(key for key, source in record.sources.items() if source == "command line" and key not in shown)
-    return " ".join(f"{key}={record.settings.get(key)}" for key in said)
+    return " ".join(f"{key}={value(record.settings, key)}" for key in said)

@@ -15,7 +15,7 @@ from typing import Any
 from engine import hub, record, start
 from engine.contract import Method, Origin, Refused, generator, number, one_of
 from engine.spec import ModelSpec, Recipe
-from engine.words import counted, summary, two
+from engine.words import counted, main_process, summary, two
 
 Settings = dict[str, Any]
 ELSEWHERE = ("runtime", "data_root")  # where and how, not what: no part of a run's identity
@@ -46,7 +46,7 @@ class Cell:
     @property
     def out(self) -> Path:
         """The results folder."""
-        return Path(self.settings["runtime"]["out"])
+        return Path(self.settings["runtime"]["out"]).expanduser()
 
     @property
     def variant(self) -> str:
@@ -61,13 +61,15 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
 
     Raises Refused before anything is written, and record.NotWritten when the disk takes no record at the end.
     """
-    say = print if _main() else lambda *_: None
+    say = print if main_process() else lambda *_: None
     _writable(cell.out)
-    parent = start.find(cell.settings, cell.out)
+    start.find(cell.settings, cell.out, None)  # before anything is looked up or downloaded
     origin = _origin(cell.settings)
     folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)
     raw = cell.task.load(origin)
-    revision = cell.model.revision if folder.name == cell.model.revision else hub.fingerprint(folder)
+    packaged = cell.model.path == cell.model.package
+    revision = hub.revision_of(folder, cell.model.revision, cell.model.sha256 if packaged else None)
+    parent = start.find(cell.settings, cell.out, revision)
     if parent.revision not in (None, revision):
         raise Refused(f"init_from={cell.settings['init_from']}: run {parent.identity} had other base weights\n"
                       "run task=mnli with these first, or give init_from=RECORD or init_from=none")
@@ -83,7 +85,8 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
                                      f"seed {seed}", f"scale {scale}", f"{raw.kind} data"]))
     if path.exists() and not cell.settings["runtime"]["force"]:
         done = record.read(path)
-        say(f"already there: {title}: {done.metric} {two(done.value)}; runtime.force=true runs it again\n"
+        without = " and keeps its weights, which it has none of" if done.weights is None else ""
+        say(f"already there: {title}: {done.metric} {two(done.value)}; runtime.force=true runs it again{without}\n"
             f"record {path}")
         return path
 
@@ -113,11 +116,15 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
         data_sha256=raw.sha256, device=devices.name_of(device), started=began,
         weights=str(kept.relative_to(cell.out)) if kept else None)
     say(summary(finished))
-    if _main():
+    if main_process():
         try:
             if kept is not None:
                 both = cell.settings["runtime"]["save"] == "both"
                 _keep(kept, fitted.best, fitted.last if both else {}, finished, backbone.output)
+        except OSError as error:  # the number must not be lost with the weights
+            finished = replace(finished, weights=None)
+            say(f"note: the weights were not kept: {error.strerror} ({error.filename or kept})")
+        try:
             record.write(finished, path)  # last: a record promises that its weights are there
         except OSError as error:
             raise record.NotWritten(f"{error.filename or path}: {error.strerror}; the run left no record") from None
@@ -133,11 +140,6 @@ def parameters(cell: Cell) -> str:
     cell.method.apply(backbone, generator(cell.settings["seed"], "adapter"))
     counts = models.footprint(backbone)
     return show.parameters(backbone, counts.trainable, counts.head, counts.total)
-
-
-def _main() -> bool:
-    """Whether this process speaks and writes for all devices."""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 def identity(settings: Settings) -> Settings:

@@ -16,7 +16,7 @@ from pathlib import Path
 from engine.contract import Refused
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model", "spiece.model")
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -105,11 +105,23 @@ def _missing(folder: Path) -> str | None:
     return None
 
 
-def fingerprint(folder: Path) -> str:
-    """What identifies weights without a hub revision: the sha256 over the folder's safetensors files."""
+def revision_of(folder: Path, revision: str | None, sha256: str | None) -> str:
+    """What identifies a model: the hub's commit, the known sha256 of a package's weights, else a sha256 over everything
+    in the folder that makes the model: configuration, tokenizer and weights. Raises Refused on other weights."""
+    if revision is not None and folder.name == revision:
+        return revision
+    if sha256 is not None:
+        if _sha256([folder / WEIGHTS[0]]) != sha256:
+            raise Refused(f"{folder / WEIGHTS[0]} is not the file that this project was tested with")
+        return f"sha256:{sha256}"
+    return f"sha256:{_sha256(sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}))}"
+
+
+def _sha256(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in paths:
+        digest.update(f"{path.name}\n".encode() if len(paths) > 1 else b"")
         with path.open("rb") as file:
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
+    return digest.hexdigest()

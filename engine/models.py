@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -17,7 +21,6 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from engine.contract import Backbone, Footprint, Refused, Role
-from engine.hub import fingerprint
 from engine.spec import ModelSpec
 
 
@@ -38,32 +41,65 @@ def load(spec: ModelSpec, folder: Path, outputs: int, length: int, dropout: floa
     Raises Refused when the weights are not of the shape that the spec names, lack a part of the body, or have no
     positions for inputs of `length` tokens.
     """
-    if spec.sha256 and spec.path == spec.package and fingerprint(folder) != f"sha256:{spec.sha256}":
-        raise Refused(f"model={spec.name}: {folder}/model.safetensors is not the file this project was tested with")
-    config = AutoConfig.from_pretrained(folder, num_labels=outputs)
+    if (folder / "adapter_config.json").exists():
+        raise Refused(f"model={spec.name}: {folder} is an adapter (adapter_config.json), not a base model")
+    with _readable(spec.name, folder):
+        config = AutoConfig.from_pretrained(folder, num_labels=outputs, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     for key, value in (spec.config or {}).items():
-        if getattr(config, key) != value:
-            raise Refused(f"model={spec.name}: {folder} has {key}={getattr(config, key)}, not {value}; for another "
-                          f"model use model=encoder model.path={spec.path}")
-    positions = config.max_position_embeddings
+        found = getattr(config, key, None)
+        if found != value:
+            raise Refused(f"model={spec.name}: {folder} has {key}={found}, not {value}; for another model use "
+                          f"model=encoder model.path={spec.path}")
+    positions = getattr(config, "max_position_embeddings", length)
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions -= config.pad_token_id + 1  # these number their positions from padding_idx + 1
     if length > positions:
         raise Refused(f"length={length}: {spec.name} has {positions} positions")
     if dropout is not None:
         for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            setattr(config, key, dropout)
+            if hasattr(config, key):
+                setattr(config, key, dropout)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of the missing head is said better by _redraw
     transformers_logging.disable_progress_bar()
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        folder, config=config, dtype=torch.float32, attn_implementation=spec.attention, use_safetensors=True,
-        output_loading_info=True, ignore_mismatched_sizes=True)  # another task's head; another body is refused below
+    with _readable(spec.name, folder):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=config, dtype=torch.float32, attn_implementation=spec.attention, use_safetensors=True,
+            trust_remote_code=False, output_loading_info=True,
+            ignore_mismatched_sizes=True)  # another task's head; another body is refused below
     transformers_logging.set_verbosity(verbosity)
-    backbone = _frozen(model, AutoTokenizer.from_pretrained(folder), spec)
+    _check(spec.name, model, tokenizer, dropout, report["unexpected_keys"])
+    backbone = _frozen(model, tokenizer, spec)
     resized = {entry[0] for entry in report["mismatched_keys"]}
     _redraw(backbone, set(report["missing_keys"]) | resized, config, head)
     return backbone
+
+
+@contextmanager
+def _readable(name: str, folder: Path) -> Iterator[None]:
+    """Turns whatever a damaged or foreign model folder makes the libraries raise into a refusal."""
+    try:
+        yield
+    except Refused:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise Refused(f"model={name}: {folder} cannot be read as a model ({said})") from error
+
+
+def _check(name: str, model: nn.Module, tokenizer: Any, dropout: float | None, unexpected: Iterable[str]) -> None:
+    """Refuses what would train, but not on what it seems to: other words, a part of the layers, another dropout."""
+    words, rows = len(tokenizer), model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    if not rows // 2 <= words <= rows:
+        raise Refused(f"model={name}: its tokenizer has {words} words and its embedding {rows} rows: not of one model")
+    layers = [key for key in unexpected if re.search(r"\.layers?\.\d+\.", key)]
+    if layers:
+        raise Refused(f"model={name}: the weights hold layers that config.json does not ({layers[0]}, …)")
+    rates = {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    if dropout is not None and rates - {dropout}:
+        raise Refused(f"dropout={dropout}: {name} names its dropouts differently and keeps {max(rates)}; "
+                      "say dropout=null for its own")
 
 
 def footprint(backbone: Backbone) -> Footprint:
@@ -103,7 +139,7 @@ def _redraw(backbone: Backbone, missing: set[str], config: PretrainedConfig, hea
     fresh = missing | {name for name, _ in backbone.model.named_parameters() if not name.startswith(body)}
     with torch.no_grad():
         for name, parameter in backbone.model.named_parameters():
-            if name in fresh and name.endswith("weight"):
+            if name in fresh and parameter.ndim > 1:
                 parameter.normal_(0.0, config.initializer_range, generator=head)
-            elif name in fresh:
-                parameter.zero_()
+            elif name in fresh:  # a LayerNorm's weight is one, biases are zero
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)

@@ -15,7 +15,8 @@ BATCH = 128  # examples; evaluation keeps no activations
 
 
 class Predictor:
-    """predict(split, step): step's outputs, one row an example in the split's order, float32 on the CPU."""
+    """predict(split, step): step's outputs, one row an example in the split's order, float32 on the CPU. Raises
+    FloatingPointError when one of them is not finite."""
 
     def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
         self.model = model
@@ -37,6 +38,8 @@ class Predictor:
         for indices, rows in everyone:
             if rows is not None:
                 result[torch.tensor(indices)] = rows
+        if not result.isfinite().all():
+            raise FloatingPointError("the model's outputs are not finite: lower lr, or use precision=fp32 or bf16")
         picked = result.argmax(-1) if result.shape[-1] > 1 else result
         self._constant.append(len(result) > 1 and bool((picked == picked[0]).all()))
         return result

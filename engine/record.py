@@ -126,6 +126,14 @@ def plain(node: Any) -> Any:
     return [plain(value) for value in node] if isinstance(node, (list, tuple)) else node
 
 
+def value(settings: Mapping[str, Any], key: str) -> Any:
+    """A setting by its dotted name."""
+    node: Any = settings
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
 def _finite(node: Any) -> Any:
     """JSON knows no NaN: an undefined number (the correlation of constant predictions) is null."""
     if isinstance(node, Mapping):

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.contract import Backbone
+from engine.record import value
 
 
 def recipe(settings: Mapping[str, Any]) -> str:
     """Every hyperparameter of a cell, its value and where that comes from."""
     sources = settings["_sources"]
-    rows = [(key, _word(_value(settings, key)), source) for key, source in sources.items()]
+    rows = [(key, _word(value(settings, key)), source) for key, source in sources.items()]
     return f"recipe {settings['recipe']['name']} for task={settings['task']['name']}\n" + _table(
         ("", "value", "source"), rows)
 
@@ -22,7 +23,7 @@ def diff(recipes: Mapping[str, Mapping[str, Any]]) -> str:
     first = next(iter(recipes.values()))
     rows = []
     for key in first["_sources"]:
-        values = [_word(_value(settings, key)) for settings in recipes.values()]
+        values = [_word(value(settings, key)) for settings in recipes.values()]
         rows.append(("*" if len(set(values)) > 1 else "", key, *values))
     differing = [key for mark, key, *_ in rows if mark]
     said = [(key, name, settings["_sources"][key]) for key in differing for name, settings in recipes.items()]
@@ -43,13 +44,6 @@ def parameters(backbone: Backbone, trainable: int, head: int, total: int) -> str
              ("head", "", "", f"{head:,}"),
              (f"all, of which {100 * trainable / total:.3f} % train beside the head", "", "", f"{total:,}")]
     return _table(("", "tensors", "shape", "parameters"), rows)
-
-
-def _value(settings: Mapping[str, Any], key: str) -> Any:
-    node: Any = settings
-    for part in key.split("."):
-        node = node[part]
-    return node
 
 
 def _word(value: Any) -> str:

@@ -20,14 +20,16 @@ class Start:
     revision: str | None  # of the base weights it was trained on, where known
 
 
-def find(settings: dict[str, Any], out: Path) -> Start:
-    """What init_from stands for: none, mnli (the best recorded MNLI run of the same model, method and scale), or the
-    path of a record or a safetensors file. Raises Refused, saying how to get it or do without."""
+def find(settings: dict[str, Any], out: Path, revision: str | None) -> Start:
+    """What init_from stands for: none, mnli (the best recorded MNLI run of the same model, method settings, recipe and
+    scale, on the base weights `revision` or, if None, any), or the path of a record or a safetensors file.
+
+    Raises Refused, saying how to get it or do without."""
     asked = settings["init_from"]
     if asked in (None, "none"):
         return Start(None, None, None)
     if asked == "mnli":
-        return _best_mnli(settings, out)
+        return _best_mnli(settings, out, revision)
     path = Path(str(asked)).expanduser().resolve()
     if not path.is_file():
         raise Refused(f"init_from={asked}: no such file; give a record, a safetensors file, mnli or none")
@@ -38,18 +40,19 @@ def find(settings: dict[str, Any], out: Path) -> Start:
     return Start(path, "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest(), None)
 
 
-def _best_mnli(settings: dict[str, Any], out: Path) -> Start:
-    """The paper starts from the best MNLI run; "best" over the seeds there are, the lowest seed of equals."""
+def _best_mnli(settings: dict[str, Any], out: Path, revision: str | None) -> Start:
+    """The paper starts from the best MNLI run: of the runs on all of the data, then by value, then the lowest seed."""
     model, method, scale = settings["model"]["name"], settings["method"], settings["scale"]["name"]
     parents = [r for r in record.read_all(out)[0]
                if (r.task, r.model, r.scale) == ("mnli", model, scale) and r.settings["method"] == record.plain(method)
-               and r.value is not None and r.weights is not None]
+               and r.settings["recipe"]["name"] == settings["recipe"]["name"] and revision in (None, r.model_revision)
+               and r.value is not None and (out / str(r.weights) / "best.safetensors").is_file()]
     if not parents:
         name, task = method["name"], settings["task"]["name"]
         raise Refused(f"recipe {settings['recipe']['name']} starts {task} from an MNLI run, and {out}/runs has none of "
                       f"model={model} method={name} with these settings of it\nfirst run task=mnli model={model} "
                       f"method={name}, or give init_from=RECORD, or init_from=none for the pre-trained model")
-    best = max(parents, key=lambda r: (r.value, -r.seed))
+    best = max(parents, key=lambda r: (r.settings["task"]["limit"] is None, r.value, -r.seed))
     return _of(best, out / str(best.weights))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
@@ -121,7 +122,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def _accelerator(device: torch.device, precision: str) -> Accelerator:
     """A fresh accelerator: accelerate keeps one a process, but runs of one sweep may differ in device and precision."""
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
+    once = GradientAccumulationPlugin(num_steps=1)  # else an environment variable could divide our losses
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision,
+                       gradient_accumulation_plugin=once)
 
 
 def _bar(steps: int, name: str, shown: bool) -> tqdm:

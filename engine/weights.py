@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,10 @@ def trained(model: nn.Module) -> Tensors:
 
 def save(tensors: Tensors, path: Path, about: Mapping[str, Any]) -> None:
     """Writes path (safetensors) and adapter.json beside it, which says what they belong to. Raises OSError."""
-    whole(path, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
+    try:
+        whole(path, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
+    except SafetensorError as error:  # what a full disk becomes in there
+        raise OSError(errno.EIO, str(error), str(path)) from None
     whole(path.with_name("adapter.json"), lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
 
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from engine.record import Record
+
+
+def main_process() -> bool:
+    """Whether this process speaks and writes for all: the first of several, as the launchers number them in RANK."""
+    return int(os.environ.get("WORLD_SIZE", "1")) <= 1 or os.environ.get("RANK", "0") == "0"
 
 
 def counted(trainable: int, head: int, total: int) -> str:

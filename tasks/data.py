@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ def _find(folder: Path, split: str) -> list[Path]:
     for name in (split, f"{split}_subset"):  # a subset is used when the whole is not there, and said in the record
         for pattern in (f"{name}.jsonl.gz", f"{name}.jsonl", f"{name}.parquet", f"{name}-*.parquet"):
             found = sorted(folder.glob(pattern))
-            shards = int(found[0].stem.rpartition("-of-")[2]) if found and "-of-" in found[0].stem else len(found)
+            sharded = re.search(r"-of-(\d+)", found[0].name) if found else None
+            shards = int(sharded[1]) if sharded else len(found)
             if len(found) != shards:
                 raise Refused(f"{folder}: {len(found)} of the {shards} files of {name}; fetch the others")
             if found:
@@ -72,7 +74,7 @@ class Raw:
     """The checked rows of every split, what they are, and the sha256 of exactly what is trained and judged on."""
 
     rows: Mapping[str, Rows]
-    kind: str  # hub · folder · synthetic, with (subset) where the training file is one
+    kind: str  # hub · folder · synthetic, with (subset) where one of the files is one
     revision: str | None
     sha256: str
 
@@ -94,7 +96,7 @@ def load(task: str, source: Source, origin: Origin, columns: Sequence[str], clas
     else:
         files = source.files(origin, splits)
         rows = {split: [row for path in files[split] for row in _read(path)] for split in splits}
-        kind += " (subset)" if any("_subset" in path.name for path in files[train]) else ""
+        kind += " (subset)" if any("_subset" in path.name for paths in files.values() for path in paths) else ""
         for split in splits:
             _check(rows[split], files[split][0], columns, classes)
     revision = source.revision if kind == "hub" else None
@@ -125,8 +127,8 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         raise Refused(f"{path}: damaged or cut off after line {number} ({error}); fetch it again") from None
     except UnicodeDecodeError as error:
         raise Refused(f"{path}, after line {number}: not UTF-8 ({error.reason})") from None
-    except json.JSONDecodeError as error:
-        raise Refused(f"{path}, line {number}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{path}, line {number}: not JSON ({error})") from None
     except OSError as error:
         raise Refused(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -139,8 +141,8 @@ def _check(rows: Rows, path: Path, columns: Sequence[str], classes: int | None) 
         if lost:
             raise Refused(f"{path}, line {number}: no column '{lost[0]}' (it has {', '.join(row)})")
         for name in columns:
-            if not isinstance(row[name], str):
-                raise Refused(f"{path}, line {number}: '{name}' is not text: {row[name]!r}")
+            if not isinstance(row[name], str) or re.search("[\ud800-\udfff]", row[name]):
+                raise Refused(f"{path}, line {number}: '{name}' is not text: {row[name]!a}")
         label = row["label"]
         good = isinstance(label, (int, float)) and not isinstance(label, bool)
         if not (good and (0 <= label <= 5 if classes is None else label in range(classes))):

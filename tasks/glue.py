@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.contract import Batch, Numbers, Origin, Predict, Split, Splits, generator, number
+from engine.contract import Batch, Numbers, Origin, Predict, Refused, Split, Splits, generator, number, one_of
 from tasks import data
+
+METRICS = {"cola": ("matthews_correlation", "accuracy"), "stsb": ("pearson", "spearman"),
+           "mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1")}  # the others: accuracy alone
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class Glue:
 
     def __post_init__(self) -> None:
         number("task.limit", self.limit, 1, whole=True, none=True)
+        one_of("task.metric", self.metric, METRICS.get(self.name, ("accuracy",)))
+        if not isinstance(self.sentences, (list, tuple)) or len(self.sentences) not in (1, 2):
+            raise Refused(f"task.sentences={self.sentences}: task.sentences must be a list of one or two columns")
 
     @property
     def outputs(self) -> int:

@@ -1,12 +1,14 @@
 """One cell from settings to record: once, again, by force, from an MNLI run, and through a crash."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import Cli, tree
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from engine import cell as cells
@@ -84,7 +86,7 @@ def test_the_record_says_how_its_number_came_about(cli: Cli, small: list[str], o
     assert done.sources["weight_decay"].startswith("our choice") and done.variant == "r=4 alpha=16 targets=q,k,v,o"
     assert {"torch", "transformers", "numpy"} <= done.versions.keys()
     assert len(done.data_sha256) == 64 and done.data_revision is None
-    assert done.model_revision.startswith("sha256:") and done.model_revision == cells.hub.fingerprint(tiny)
+    assert done.model_revision == cells.hub.revision_of(tiny, None, None) and done.model_revision.startswith("sha256:")
     assert done.footprint["trainable"] == 2 * 4 * 2 * 4 * 32   # layers x matrices x (A and B) x r x width
     assert done.footprint["head"] == 32 * 32 + 32 + 32 * 2 + 2   # BERT's pooler and the classifier
     assert len(done.outcome["curve"]) == 1 and done.outcome["steps"] == 4
@@ -102,15 +104,79 @@ def test_a_crash_in_training_leaves_no_record(cli: Cli, small: list[str], out: P
     assert [path for path in out.rglob("*") if path.is_file()] == []
 
 
-def test_a_disk_that_fills_up_leaves_no_record(cli: Cli, small: list[str], out: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+def full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.weights.save_file", full)
+
+def test_a_disk_that_fills_up_leaves_no_half_record(cli: Cli, small: list[str], out: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.replace", full)
     status, said, err = cli("task=rte", *small)
     assert status == 1 and "No space left on device; the run left no record" in err and "accuracy" in said
-    assert list(out.rglob("*.json")) == [] and list(out.rglob(".part-*")) == []
+    assert [path for path in out.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error: no space left")])
+def test_the_number_is_kept_when_the_weights_cannot_be(cli: Cli, small: list[str], out: Path, error: Exception,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("engine.weights.save_file", fail)
+    assert "the weights were not kept" in ran(cli, "task=rte", *small)
+    assert only(out)[0].weights is None
+    monkeypatch.undo()
+    assert "its weights, which it has none of" in ran(cli, "task=rte", *small)
+
+
+def test_the_environment_does_not_change_the_numbers(cli: Cli, small: list[str], out: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate reads this one when it is made, and would divide every loss by it; a stray RANK is nobody's rank."""
+    ran(cli, "task=rte", "clip=0.3", "lr=1e-2", *small)
+    first, _ = only(out)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("RANK", "1")
+    ran(cli, "task=rte", "clip=0.3", "lr=1e-2", "runtime.force=true", *small)
+    assert only(out)[0].outcome["curve"] == first.outcome["curve"]
+
+
+def test_another_tokenizer_or_configuration_is_another_run(tiny: Path, tmp_path: Path) -> None:
+    before = cells.hub.revision_of(tiny, None, None)
+    for name, was, becomes in (("config.json", '"gelu"', '"relu"'), ("tokenizer.json", '"lowercase"', '"uppercase"')):
+        copy = tmp_path / name
+        shutil.copytree(tiny, copy)
+        text = (copy / name).read_text()
+        (copy / name).write_text(text.replace(was, becomes) if was in text else text + " ")
+        assert cells.hub.revision_of(copy, None, None) != before
+
+
+def odd(folder: Path, case: str) -> None:
+    """Makes a model folder into one that must not be trained."""
+    config = json.loads((folder / "config.json").read_text())
+    if case == "remote code":
+        config |= {"model_type": "evilx", "auto_map": {"AutoConfig": "evil.C"}}
+        (folder / "evil.py").write_text(f"open({str(folder / 'pwned')!r}, 'w')")
+    elif case == "fewer layers":
+        config["num_hidden_layers"] = 1
+    elif case == "no vocabulary":
+        for name in ("tokenizer.json", "vocab.txt"):
+            (folder / name).unlink(missing_ok=True)
+    elif case == "cut weights":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    elif case == "adapter":
+        (folder / "adapter_config.json").write_text("{}")
+    (folder / "config.json").write_text("{broken" if case == "broken" else json.dumps(config))
+
+
+@pytest.mark.parametrize("case", ["remote code", "fewer layers", "no vocabulary", "cut weights", "adapter", "broken"])
+def test_an_odd_model_folder_is_refused(cli: Cli, small: list[str], tiny: Path, out: Path, tmp_path: Path,
+                                        case: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny, copy)
+    odd(copy, case)
+    status, _, err = cli("task=rte", *small, f"model.path={copy}")
+    assert status == 2 and 1 <= len(err.strip().splitlines()) <= 2, err
+    assert not out.exists() and not (copy / "pwned").exists()
 
 
 FROM_MNLI = ["task=rte", "init_from=mnli"]
@@ -158,7 +224,7 @@ def test_a_record_named_from_its_own_folder_is_the_same_start(cli: Cli, small: l
     ran(cli, "task=mnli", *small)
     _, path = only(out, "mnli")
     monkeypatch.chdir(path.parent)
-    assert start.find({"init_from": path.name}, out) == start.find({"init_from": str(path)}, out)
+    assert start.find({"init_from": path.name}, out, None) == start.find({"init_from": str(path)}, out, None)
 
 
 def test_the_same_start_by_another_path_is_the_same_run(cli: Cli, small: list[str], out: Path,
@@ -211,10 +277,10 @@ def test_a_start_that_lost_its_weights_is_refused(tmp_path: Path, cli: Cli, smal
     _, path = only(out, "mnli")
     (path.with_suffix("") / "best.safetensors").unlink()
     with pytest.raises(Refused, match="is gone"):
-        start.find({"init_from": str(path)}, out)
+        start.find({"init_from": str(path)}, out, None)
     (tmp_path / "weights.bin").write_text("")
     with pytest.raises(Refused, match="only records"):
-        start.find({"init_from": str(tmp_path / "weights.bin")}, out)
+        start.find({"init_from": str(tmp_path / "weights.bin")}, out, None)
     (tmp_path / "bad.safetensors").write_text("hello")
     status, _, err = cli("task=rte", *small, f"init_from={tmp_path / 'bad.safetensors'}")
     assert status == 2 and "bad.safetensors" in err

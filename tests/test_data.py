@@ -201,3 +201,14 @@ def test_the_real_data_has_every_label_of_the_task(name: str) -> None:
     assert labels == set(range(len(ORDER[name]))) if ORDER[name] else (min(labels), max(labels)) == (0, 5)
     sizes = {"cola": (8551, 1043), "rte": (2490, 277), "stsb": (5749, 1500), "wnli": (635, 71)}
     assert tuple(len(rows) for rows in raw.rows.values()) == sizes[name]
+
+
+def test_a_subset_for_judging_is_said_too(tmp_path: Path) -> None:
+    place = tmp_path / "glue" / "rte"
+    rows = [{"sentence1": "a", "sentence2": "b", "label": label} for label in (0, 1)]
+    jsonl(place / "train.jsonl", rows)
+    jsonl(place / "validation_subset.jsonl", rows)
+    source = data.Source("nyu-mll/glue", "rte", "x")
+    raw = data.load("rte", source, Origin("folder", str(tmp_path), 0, 0), ["sentence1", "sentence2"], 2, "train",
+                    ["validation"])
+    assert raw.kind == "folder (subset)"

@@ -201,3 +201,17 @@ def test_help_is_printed_without_loading_anything_heavy(tmp_path: Path) -> None:
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "hydra" in loaded and loaded.isdisjoint(HEAVY)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", ["task=null", "task=1", "model=true", "table=3", "runtime=abc", "runtime.out=null",
+                                  "runtime.out=''", "method.r=4", "recipe._table.lr.rte=1", "task.metric=abc",
+                                  "task.sentences=abc", "runtime.force=maybe"])
+def test_a_setting_of_the_wrong_kind_is_refused(cli: Cli, word: str) -> None:
+    status, _, err = cli("scale=demo", word)
+    assert status == 2 and 1 <= len(err.strip().splitlines()) <= 2, err
+
+
+@pytest.mark.parametrize(("word", "near"), [("learning_rate=1", "lr"), ("rank=4", "r"), ("task=RTE", "rte"),
+                                            ("epoch=3", "epochs"), ("method=lroa", "lora")])
+def test_a_wrong_name_is_answered_with_the_right_one(cli: Cli, word: str, near: str) -> None:
+    assert f"did you mean {near}" in cli("scale=demo", word)[2]

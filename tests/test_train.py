@@ -39,7 +39,7 @@ def same(one: Fitted, other: Fitted) -> bool:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A RoBERTa body without a head, as the hub has it; the tokenizer is not needed here."""
     tiny.backbone().model.base_model.save_pretrained(tmp_path)
-    monkeypatch.setattr(models, "AutoTokenizer", SimpleNamespace(from_pretrained=lambda folder: None))
+    monkeypatch.setattr(models, "AutoTokenizer", SimpleNamespace(from_pretrained=lambda *_, **__: range(tiny.VOCAB)))
     return tmp_path
 
 

@@ -1,0 +1,49 @@
+"""Cells: what is one, what is two, and what the table says of it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+
+from analysis import frames
+from engine.record import Record, read
+
+
+@pytest.fixture
+def record(cli: Cli, small: list[str], tmp_path: Path) -> Record:
+    out = tmp_path / "out"
+    assert cli("task=rte", "runtime.save=none", "method.std=0.5", *small)[0] == 0
+    return read(next(out.glob("runs/*/rte/*.json")))
+
+
+def test_a_cell_is_its_settings_without_the_seed(record: Record) -> None:
+    """Seeds are pooled; other data, sizes, weights or hyperparameters are not."""
+    def other(**changes: object) -> Record:
+        return replace(record, settings={**record.settings, **changes})
+
+    again = replace(record, seed=1, value=1.0, settings={**record.settings, "seed": 1})
+    assert frames.cells(frames.runs([record, again])).n.tolist() == [2]
+    for odd in (other(lr=0.5), other(precision="bf16"), other(scale={**record.settings["scale"], "train": 7}),
+                replace(record, data_sha256="0"), replace(record, model_revision="0")):
+        assert frames.cells(frames.runs([record, odd])).n.tolist() == [1, 1]
+    assert "method.std=0.5" in frames.runs([record]).changed[0]
+    assert frames.cells(frames.runs([record, again])).iloc[0]["median"] == (record.value + 1.0) / 2
+
+
+def test_the_table_of_a_results_folder(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                       capfd: pytest.CaptureFixture[str]) -> None:
+    from analysis.__main__ import main
+
+    out = tmp_path / "out"
+    (out / "runs" / "broken.json").write_text("{")
+    monkeypatch.setattr("sys.argv", ["analysis", str(out)])
+    assert main() == 1   # one record could not be read, and it says which
+    said = capfd.readouterr()
+    assert "broken.json" in said.err and "1 runs in 1 cells" in said.out and f"{record.value:.2f}" in said.out
+    first = (out / "tables" / "runs.md").read_bytes()
+    main()
+    assert (out / "tables" / "runs.md").read_bytes() == first
+    monkeypatch.setattr("sys.argv", ["analysis", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
