@@ -68,16 +68,16 @@ def _job(config: DictConfig, overrides: list[str]) -> None:
         raise Refused(f"runtime.show={wanted}: runtime.show must be one of recipe, diff, parameters")
 
     from engine import cell
+    from engine.resolve import Cell
     from engine.spec import ModelSpec, recipe_of
 
     recipe = recipe_of(settings)  # before task and method, which import torch
     task, method = (hydra.utils.instantiate(settings[key], _convert_="all") for key in ("task", "method"))
-    made = cell.Cell(settings, task, method, recipe, ModelSpec(**settings["model"]), settings["_sources"], ROOT)
+    made = Cell(settings, task, method, recipe, ModelSpec(**settings["model"]), settings["_sources"], ROOT)
     if wanted == "parameters":
-        print(cell.parameters(made))
-    else:
-        curves = _Curves(settings)
-        curves.close(cell.run(made, curves))
+        return print(cell.parameters(made))
+    curves = _Curves(settings)
+    curves.close(cell.run(made, curves))
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from engine import record
-from engine.cell import identity
 from engine.contract import Refused
 from engine.record import Record
+from engine.resolve import identity
 
 
 def some(**changes: Any) -> Record:

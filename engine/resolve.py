@@ -1,0 +1,122 @@
+"""The door of a cell: everything that can be refused is refused here, before training, cheapest first.
+
+Nothing heavier than torch is imported, so that a wrong request is answered at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import hub, record, start
+from engine.contract import Method, Origin, Refused, number, one_of
+from engine.spec import ModelSpec, Recipe
+
+Settings = dict[str, Any]
+ELSEWHERE = ("runtime", "data_root")  # where and how, not what: no part of a run's identity
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What run.py hands over: the resolved settings, the objects made of them, where each hyperparameter is from."""
+
+    settings: Settings
+    task: Any
+    method: Method
+    recipe: Recipe
+    model: ModelSpec
+    sources: Mapping[str, str]
+    root: Path  # of the code, for the commit
+
+    def __post_init__(self) -> None:
+        runtime = self.settings["runtime"]
+        number("seed", self.settings["seed"], 0, 2**31 - 1, whole=True)
+        number("runtime.micro_batch", runtime["micro_batch"], 1, whole=True, none=True)
+        one_of("runtime.device", runtime["device"], ("auto", "cpu", "cuda"))
+        one_of("runtime.save", runtime["save"], ("both", "best", "none"))
+        one_of("runtime.wandb", runtime["wandb"], ("off", "offline", "online"))
+        if not isinstance(runtime["force"], bool):
+            raise Refused(f"runtime.force={runtime['force']}: runtime.force must be true or false")
+
+    @property
+    def out(self) -> Path:
+        """The results folder."""
+        return Path(self.settings["runtime"]["out"]).expanduser()
+
+    @property
+    def variant(self) -> str:
+        """The method's own settings in a word: r=8 alpha=8 targets=q,v."""
+        own = self.settings["method"]
+        shown = {key: own[key] for key in ("r", "alpha", "targets") if key in own}
+        return " ".join(f"{k}={','.join(v) if isinstance(v, list) else v}" for k, v in shown.items())
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """All that is settled at the door: the data, the weights, the start, the device, and so the run's identity."""
+
+    raw: Any
+    folder: Path  # of the base weights
+    revision: str
+    parent: start.Start
+    device: Any
+    settings: Settings  # of the record: resolved, without paths
+    digest: str
+    path: Path  # of the record
+
+
+def resolve(cell: Cell) -> Resolved:
+    """Finds and checks all that the cell needs. Raises Refused; writes nothing."""
+    out = cell.out
+    _writable(out)
+    start.find(cell.settings, out, None)  # before anything is looked up or downloaded
+    origin = _origin(cell.settings)
+    folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)
+    raw = cell.task.load(origin)
+    packaged = cell.model.path == cell.model.package
+    revision = hub.revision_of(folder, cell.model.revision, cell.model.sha256 if packaged else None)
+    parent = start.find(cell.settings, out, revision)
+    if parent.revision not in (None, revision):
+        raise Refused(f"init_from={cell.settings['init_from']}: run {parent.identity} had other base weights\n"
+                      "run task=mnli with these first, or give init_from=RECORD or init_from=none")
+
+    from engine import device as devices
+
+    device, precision = devices.pick(cell.settings["runtime"]["device"], cell.recipe.precision)
+    settings = identity(cell.settings) | {"precision": precision}
+    digest = record.digest(settings, raw.sha256, revision, parent.identity)
+    path = record.path_of(out, settings["scale"]["name"], cell.task.name, cell.model.name, cell.method.name,
+                          settings["seed"], digest)
+    return Resolved(raw, folder, revision, parent, device, settings, digest, path)
+
+
+def identity(settings: Settings) -> Settings:
+    """The settings that say what a run is, and no path: files are known by their fingerprints, kept beside."""
+    kept = record.plain({key: value for key, value in settings.items() if key not in ELSEWHERE})
+    if Path(kept["model"]["path"]).is_dir():
+        kept["model"]["path"] = "folder"
+    if kept["init_from"] not in ("none", "mnli"):
+        kept["init_from"] = "file"
+    return kept
+
+
+def _origin(settings: Settings) -> Origin:
+    scale, root = settings["scale"], settings["data_root"]
+    if scale["data"] == "synthetic":
+        if root is not None:
+            raise Refused(f"data_root={root}: scale={scale['name']} makes its own data; leave one of the two out")
+        for name in ("train", "validation"):
+            number(f"scale.{name}", scale[name], 1, whole=True)
+        return Origin("synthetic", None, scale["train"], scale["validation"])
+    if root is not None and not Path(str(root)).expanduser().is_dir():
+        raise Refused(f"data_root={root}: no such folder")
+    return Origin("hub" if root is None else "folder", root, 0, 0)
+
+
+def _writable(out: Path) -> None:
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise Refused(f"runtime.out={out}: cannot write there")
