@@ -293,6 +293,6 @@ def test_wandb_offline_writes_a_run_each_and_changes_no_number(cli: Cli, small: 
     monkeypatch.delenv("WANDB_MODE")
     for seed in (0, 1):
         ran(cli, "task=rte", *small, f"seed={seed}", "runtime.force=true", "runtime.wandb=offline")
-    assert len([folder for folder in (out / "wandb" / "wandb").glob("offline-run-*") if folder.is_dir()]) == 2
+    assert len([folder for folder in (out / "wandb").glob("offline-run-*") if folder.is_dir()]) == 2
     (path,) = out.glob("runs/demo/rte/*-s0-*.json")
     assert timeless(record.read(path)) == plain
