@@ -26,8 +26,8 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
                                      f"seed {seed}", f"scale {at.settings['scale']['name']}", f"{at.raw.kind} data"]))
     if at.path.exists() and not cell.settings["runtime"]["force"]:
         done = record.read(at.path)
-        without = " and keeps its weights, which it has none of" if done.weights is None else ""
-        say(f"already there: {title}: {done.metric} {two(done.value)}; runtime.force=true runs it again{without}\n"
+        bare = " (its weights were not kept)" if done.weights is None else ""
+        say(f"already there: {title}: {done.metric} {two(done.value)}{bare}; runtime.force=true runs it again\n"
             f"record {at.path}")
         return at.path
 
