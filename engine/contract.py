@@ -30,9 +30,9 @@ def number(name: str, value: object, low: float, high: float = math.inf, whole: 
     """Refuse a setting that is not a (whole) number in [low, high], or ]low, high] with open_low."""
     if none and value is None:
         return
-    kinds: tuple[type, ...] = (int,) if whole else (int, float)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
-    if good and (low < value if open_low else low <= value) and value <= high:  # type: ignore[operator]
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if numeric and isinstance(value, int if whole else (int, float)) and math.isfinite(value) and (
+            low < value if open_low else low <= value) and value <= high:
         return
     bounds = f"{'above' if open_low else 'at least'} {low:g}"
     bounds += f" and at most {high:,}" if math.isfinite(high) else ""

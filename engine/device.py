@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from engine.contract import Refused
+from engine.contract import Batch, Refused
 
 
 def pick(device: str, precision: str) -> tuple[torch.device, str]:
@@ -23,6 +23,11 @@ def pick(device: str, precision: str) -> tuple[torch.device, str]:
     if precision == "fp16" and not cuda:
         raise Refused("precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
     return torch.device("cuda" if cuda else "cpu"), precision
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """The batch's tensors on the device, copied without waiting where the device allows it."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def name_of(device: torch.device) -> str:

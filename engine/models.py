@@ -81,16 +81,14 @@ def _readable(name: str, folder: Path) -> Iterator[None]:
     """Turns whatever a damaged or foreign model folder makes the libraries raise into a refusal."""
     try:
         yield
-    except Refused:
-        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise Refused(f"model={name}: {folder} cannot be read as a model ({said})") from error
 
 
-def _check(name: str, model: nn.Module, tokenizer: Any, dropout: float | None, unexpected: Iterable[str]) -> None:
+def _check(name: str, model: PreTrainedModel, tokenizer: Any, dropout: float | None, unexpected: Iterable[str]) -> None:
     """Refuses what would train, but not on what it seems to: other words, a part of the layers, another dropout."""
-    words, rows = len(tokenizer), model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    words, rows = len(tokenizer), model.get_input_embeddings().get_parameter("weight").shape[0]
     if not rows // 2 <= words <= rows:
         raise Refused(f"model={name}: its tokenizer has {words} words and its embedding {rows} rows: not of one model")
     layers = [key for key in unexpected if re.search(r"\.layers?\.\d+\.", key)]

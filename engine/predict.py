@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from engine import batches
 from engine.contract import Split, Step
+from engine.device import move
 
 BATCH = 128  # examples; evaluation keeps no activations
 
@@ -29,7 +30,7 @@ class Predictor:
         outputs = []
         with torch.inference_mode():
             for indices in tqdm(plan, desc="evaluating", leave=False, disable=None):
-                batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in split.batch(indices).items()}
+                batch = move(split.batch(indices), self.accelerator.device)
                 outputs.append(step(self.model, batch).float())
         mine = ([i for indices in plan for i in indices], torch.cat(outputs).cpu() if outputs else None)
         everyone = gather_object([mine]) if world > 1 else [mine]

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from engine import batches
-from engine.contract import Backbone, Batch, Outcome, Refused, Splits, Task, generator
-from engine.device import peak_bytes
+from engine.contract import Backbone, Outcome, Refused, Splits, Task, generator
+from engine.device import move, peak_bytes
 from engine.predict import Predictor
 from engine.spec import Recipe
 from engine.weights import Tensors, trained
@@ -73,7 +73,7 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
             for examples in batches.order(splits.train.lengths, recipe.batch, recipe.batching, order):
                 parts = list(batches.shares(examples, rank, world, micro))
                 for number, (indices, share) in enumerate(parts):
-                    batch = to_device(splits.train.batch(indices), device)
+                    batch = move(splits.train.batch(indices), device)
                     with contextlib.nullcontext() if number == len(parts) - 1 else accelerator.no_sync(model):
                         loss = task.loss(model, batch, recipe.label_smoothing) * share
                         accelerator.backward(loss * world)  # DDP takes the mean over devices; the shares sum to one
@@ -112,11 +112,6 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
                       peak_bytes(device), curve, _notes(curve, best_epoch))
     last_weights = best_weights if best_epoch == recipe.epochs else trained(backbone.model)
     return Fitted(outcome, best_weights, last_weights)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch's tensors on the device, copied without waiting where the device allows it."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def _accelerator(device: torch.device, precision: str) -> Accelerator:
