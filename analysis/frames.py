@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from engine.record import Record, digest, value
+from engine.record import VARIANT, Record, digest, value
 
 SHOWN = ["scale", "data", "model", "label", "variant", "recipe", "changed", "task", "metric"]
 
@@ -46,6 +46,5 @@ def _data(record: Record) -> str:
 
 def _changed(record: Record) -> str:
     """The hyperparameters that the command line took out of the recipe's hands."""
-    shown = ("r", "alpha", "targets")  # in the variant already
-    said = sorted(key for key, source in record.sources.items() if source == "command line" and key not in shown)
+    said = sorted(key for key, source in record.sources.items() if source == "command line" and key not in VARIANT)
     return " ".join(f"{key}={value(record.settings, key)}" for key in said)

@@ -16,6 +16,8 @@ class FullFineTuning:
     name: str
     label: str
 
+    tokens = (0, 0)
+
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Turns every parameter on; draws nothing."""
         backbone.model.requires_grad_(True)

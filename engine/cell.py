@@ -35,13 +35,14 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
     from engine import models, train, weights
 
     commit, began = record.commit(cell.root), datetime.now(UTC).isoformat(timespec="seconds")
-    backbone = models.load(cell.model, at.folder, cell.task.outputs, recipe.length, recipe.dropout,
+    backbone = models.load(cell.model, at.folder, cell.task.outputs, recipe, sum(cell.method.tokens),
                            generator(seed, "head"))
+    special = backbone.special(cell.method.tokens)
     cell.method.apply(backbone, generator(seed, "adapter"))
     begun = f", started from {weights.load(backbone, at.parent.weights, keep_output=True)}" if at.parent.weights else ""
     say(title + begun)
     counts, name = models.footprint(backbone), devices.name_of(at.device)
-    splits = cell.task.splits(at.raw, backbone.tokenizer, recipe.length)
+    splits = cell.task.splits(at.raw, backbone.tokenizer, recipe.length, special)
     say(f"{counted(counts.trainable, counts.head, counts.total)}\n{name}, {recipe.precision}; "
         f"{len(splits.train):,} training examples, {recipe.epochs} epochs of batch {recipe.batch}")
     fitted = train.fit(backbone, cell.task, splits, recipe, seed, at.device, cell.settings["runtime"]["micro_batch"],

@@ -116,12 +116,41 @@ class Backbone:
                 raise Refused(f"targets: {one.role} and {two.role} are both {one.name}; name one of them")
         return found
 
+    def blocks(self) -> tuple[str, Sequence[nn.Module]]:
+        """The Transformer layers, first to last, and the name of the list that holds them (…encoder.layer)."""
+        from torch import nn
+
+        return next((name, list(module)) for name, module in self.model.named_modules()
+                    if isinstance(module, nn.ModuleList))
+
+    def swap(self, name: str, module: nn.Module) -> None:
+        """Puts a module in the place of the one called name."""
+        parent, _, child = name.rpartition(".")
+        setattr(self.model.get_submodule(parent), child, module)
+
+    def special(self, tokens: tuple[int, int]) -> Special:
+        """The ids behind the vocabulary that stand for a method's special tokens; asked before the method is applied."""
+        first = int(self.model.get_input_embeddings().num_embeddings)
+        return Special(range(first, first + tokens[0]), range(first + tokens[0], first + sum(tokens)))
+
+
+@dataclass(frozen=True)
+class Special:
+    """Ids outside the vocabulary, of the tokens that a prefix method puts in front of and behind every prompt."""
+
+    prefix: Sequence[int]
+    infix: Sequence[int]
+
 
 class Method(Protocol):
     """An adaptation method: swaps modules in or turns parameters on, and never turns anything off."""
 
     name: str
     label: str
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """How many special tokens it puts in front of and behind every prompt (the paper's l_p, l_i); most: (0, 0)."""
 
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None: ...
 
@@ -165,32 +194,8 @@ class Task(Protocol):
     metric: str
     higher_is_better: bool
     version: int
-    outputs: int  # size of the head's last layer
+    outputs: int  # size of the head's last layer; 0: no fresh head, a language model
 
     def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor: ...
 
     def evaluate(self, predict: Predict, validation: Mapping[str, Split]) -> Numbers: ...
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Parameter counts: trainable leaves the head out, as the paper does; total is the whole model, head included."""
-
-    trainable: int
-    head: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What training gave. curve: one entry an epoch; notes: what the collapse detector saw."""
-
-    best: Numbers
-    last: Numbers
-    best_epoch: int
-    steps: int
-    seconds: float  # training and evaluation, without start-up
-    tokens_per_second: float  # real tokens (no padding) by the time of the training steps alone
-    peak_bytes: int | None  # most memory: allocated on the GPU, else the process's resident set
-    curve: Sequence[Mapping[str, Any]]
-    notes: Sequence[str]

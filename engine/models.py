@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -20,26 +22,43 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from engine.contract import Backbone, Footprint, Refused, Role
-from engine.spec import ModelSpec
+from engine.contract import Backbone, Refused, Role
+from engine.spec import ModelSpec, Recipe
+
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "resid_pdrop", "embd_pdrop",
+            "attn_pdrop", "attention_dropout")  # what configurations call the body's
+HEAD_DROPOUTS = ("classifier_dropout", "cls_dropout")
 
 
-def shape(spec: ModelSpec, outputs: int) -> Backbone:
-    """The model without weights, on the meta device: for counting, without any download."""
+@dataclass(frozen=True)
+class Footprint:
+    """Parameter counts: trainable leaves the head out, as the paper does; total is the whole model, head included."""
+
+    trainable: int
+    head: int
+    total: int
+
+
+def shape(spec: ModelSpec, outputs: int, length: int = 0, special: int = 0) -> Backbone:
+    """The model without weights, on the meta device: for counting, without any download. outputs 0: a language model.
+
+    Raises Refused when nobody wrote the shape down, or it has no positions for `length` and `special` tokens."""
     if spec.config is None:
         raise Refused(f"model={spec.name}: conf/model/{spec.name}.yaml gives no shape to build without weights")
-    config = AutoConfig.for_model(**spec.config, num_labels=outputs)
+    config = AutoConfig.for_model(**spec.config, num_labels=outputs or 1)
+    _check_room(spec.name, config, length, special)
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
-    return _frozen(model, None, spec)
+        model = _kind(outputs).from_config(config, attn_implementation=spec.attention)
+    return _frozen(model, None, spec, outputs)
 
 
-def load(spec: ModelSpec, folder: Path, outputs: int, length: int, dropout: float | None,
+def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: int,
          head: torch.Generator) -> Backbone:
     """The model with its weights from a folder (safetensors only), in float32, its head freshly drawn from `head`.
+    outputs 0: a language model, which has no fresh head.
 
     Raises Refused when the weights are not of the shape that the spec names, lack a part of the body, or have no
-    positions for inputs of `length` tokens.
+    positions for inputs of recipe.length tokens beside `special` ones.
     """
     if (folder / "adapter_config.json").exists():
         raise Refused(f"model={spec.name}: {folder} is an adapter (adapter_config.json), not a base model")
@@ -51,26 +70,23 @@ def load(spec: ModelSpec, folder: Path, outputs: int, length: int, dropout: floa
         if found != value:
             raise Refused(f"model={spec.name}: {folder} has {key}={found}, not {value}; for another model use "
                           f"model=encoder model.path={spec.path}")
-    positions = getattr(config, "max_position_embeddings", length)
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= config.pad_token_id + 1  # these number their positions from padding_idx + 1
-    if length > positions:
-        raise Refused(f"length={length}: {spec.name} has {positions} positions")
-    if dropout is not None:
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            if hasattr(config, key):
-                setattr(config, key, dropout)
+    _check_room(spec.name, config, recipe.length, special)
+    _set_dropout(spec.name, config, recipe)
+    if tokenizer.pad_token_id is None:  # GPT-2 has none; what pads is masked, so any sign will do
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of the missing head is said better by _redraw
     transformers_logging.disable_progress_bar()
     with _readable(spec.name, folder):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = _kind(outputs).from_pretrained(
             folder, config=config, dtype=torch.float32, attn_implementation=spec.attention, use_safetensors=True,
             trust_remote_code=False, output_loading_info=True,
             ignore_mismatched_sizes=True)  # another task's head; another body is refused below
     transformers_logging.set_verbosity(verbosity)
-    _check(spec.name, model, tokenizer, dropout, report["unexpected_keys"])
-    backbone = _frozen(model, tokenizer, spec)
+    _check(spec.name, model, tokenizer, recipe, report["unexpected_keys"])
+    backbone = _frozen(model, tokenizer, spec, outputs)
     resized = {entry[0] for entry in report["mismatched_keys"]}
     _redraw(backbone, set(report["missing_keys"]) | resized, config, head)
     return backbone
@@ -86,7 +102,33 @@ def _readable(name: str, folder: Path) -> Iterator[None]:
         raise Refused(f"model={name}: {folder} cannot be read as a model ({said})") from error
 
 
-def _check(name: str, model: PreTrainedModel, tokenizer: Any, dropout: float | None, unexpected: Iterable[str]) -> None:
+def _kind(outputs: int) -> Any:
+    return AutoModelForSequenceClassification if outputs else AutoModelForCausalLM
+
+
+def _check_room(name: str, config: PretrainedConfig, length: int, special: int) -> None:
+    positions = getattr(config, "max_position_embeddings", None) or length + special
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= config.pad_token_id + 1  # these number their positions from padding_idx + 1
+    if special >= positions:
+        raise Refused(f"l_p + l_i = {special}: {name} has {positions} positions, which leaves none for the text")
+    if length + special > positions:
+        beside = f" and {special} special ones (l_p + l_i)" if special else ""
+        raise Refused(f"length={length}: {name} has {positions} positions for {length} tokens{beside}; "
+                      f"say length={positions - special} or less")
+
+
+def _set_dropout(name: str, config: PretrainedConfig, recipe: Recipe) -> None:
+    """The recipe's dropout everywhere, and its cls_dropout before the classifier; null: the model's own."""
+    for keys, rate in ((DROPOUTS + HEAD_DROPOUTS, recipe.dropout), (HEAD_DROPOUTS, recipe.cls_dropout)):
+        there = [key for key in keys if hasattr(config, key) or (key, config.model_type) == ("cls_dropout", "deberta-v2")]
+        for key in there if rate is not None else ():
+            setattr(config, key, rate)
+        if rate is not None and not there:
+            raise Refused(f"cls_dropout={rate}: {name} has no dropout before its classifier; leave it out")
+
+
+def _check(name: str, model: PreTrainedModel, tokenizer: Any, recipe: Recipe, unexpected: Iterable[str]) -> None:
     """Refuses what would train, but not on what it seems to: other words, a part of the layers, another dropout."""
     words, rows = len(tokenizer), model.get_input_embeddings().get_parameter("weight").shape[0]
     if not rows // 2 <= words <= rows:
@@ -94,9 +136,9 @@ def _check(name: str, model: PreTrainedModel, tokenizer: Any, dropout: float | N
     layers = [key for key in unexpected if re.search(r"\.layers?\.\d+\.", key)]
     if layers:
         raise Refused(f"model={name}: the weights hold layers that config.json does not ({layers[0]}, …)")
-    rates = {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
-    if dropout is not None and rates - {dropout}:
-        raise Refused(f"dropout={dropout}: {name} names its dropouts differently and keeps {max(rates)}; "
+    rates = {module.p for module in model.modules() if isinstance(module, nn.Dropout)} - {recipe.cls_dropout}
+    if recipe.dropout is not None and rates - {recipe.dropout}:
+        raise Refused(f"dropout={recipe.dropout}: {name} names its dropouts differently and keeps {max(rates)}; "
                       "say dropout=null for its own")
 
 
@@ -112,19 +154,20 @@ def footprint(backbone: Backbone) -> Footprint:
     return Footprint(trainable, head, total)
 
 
-def _frozen(model: PreTrainedModel, tokenizer: Any, spec: ModelSpec) -> Backbone:
-    """The one place that freezes. The head is everything outside the encoder, and the encoder's pooler if it has one:
-    the official code's rule, and what BERT's pooler is to RoBERTa's dense layer."""
+def _frozen(model: PreTrainedModel, tokenizer: Any, spec: ModelSpec, outputs: int) -> Backbone:
+    """The one place that freezes. The head is everything outside the body, and the body's pooler if it has one: the
+    official code's rule, and what BERT's pooler is to RoBERTa's dense layer. A language model has none: what is outside
+    of its body came with the weights."""
     body = model.base_model_prefix
-    head = [name for name, _ in model.named_children() if name != body]
-    if getattr(model.get_submodule(body), "pooler", None) is not None:
+    head = [name for name, _ in model.named_children() if name != body] if outputs else []
+    if outputs and getattr(model.get_submodule(body), "pooler", None) is not None:
         head.append(f"{body}.pooler")
     prefixes = tuple(f"{name}." for name in head)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(prefixes))
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     roles = {key: Role(value, 0, 1) if isinstance(value, str) else Role(**value) for key, value in spec.roles.items()}
-    return Backbone(model, tokenizer, roles, prefixes, output=linear[-1])
+    return Backbone(model, tokenizer, roles, prefixes, output=linear[-1] if outputs else "")
 
 
 def _redraw(backbone: Backbone, missing: set[str], config: PretrainedConfig, head: torch.Generator) -> None:
@@ -135,6 +178,8 @@ def _redraw(backbone: Backbone, missing: set[str], config: PretrainedConfig, hea
         raise Refused(f"the weights lack {len(lost)} tensors of the body ({', '.join(lost[:3])}, …): wrong file?")
     body = f"{backbone.model.base_model_prefix}."
     fresh = missing | {name for name, _ in backbone.model.named_parameters() if not name.startswith(body)}
+    if not backbone.head:
+        return
     with torch.no_grad():
         for name, parameter in backbone.model.named_parameters():
             if name in fresh and parameter.ndim > 1:

@@ -16,6 +16,7 @@ from engine.contract import Refused
 from engine.files import whole
 
 SCHEMA = 1
+VARIANT = ("r", "alpha", "targets", "l_p", "l_i", "drop", "top")  # the methods' own settings, as the paper calls them
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "safetensors", "numpy")
 
 
@@ -117,6 +118,16 @@ def commit(root: Path) -> tuple[str | None, bool | None]:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", ".", ":!results"))
     except (OSError, subprocess.CalledProcessError):
         return None, None
+
+
+def variant(settings: Mapping[str, Any]) -> str:
+    """A method's own settings in a word: r=8 alpha=8 targets=q,v."""
+    def word(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ",".join(f"{key}:{each}" for key, each in value.items())
+        return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+    return " ".join(f"{key}={word(settings[key])}" for key in VARIANT if key in settings)
 
 
 def plain(node: Any) -> Any:

@@ -16,6 +16,7 @@ from engine.contract import Method, Origin, Refused, number, one_of
 from engine.spec import ModelSpec, Recipe
 
 Settings = dict[str, Any]
+LATER = ("cls_dropout",)  # settings that came later: no part of a run's identity while null, so that no name changed
 ELSEWHERE = ("runtime", "data_root")  # where and how, not what: no part of a run's identity
 
 
@@ -49,9 +50,7 @@ class Cell:
     @property
     def variant(self) -> str:
         """The method's own settings in a word: r=8 alpha=8 targets=q,v."""
-        own = self.settings["method"]
-        shown = {key: own[key] for key in ("r", "alpha", "targets") if key in own}
-        return " ".join(f"{k}={','.join(v) if isinstance(v, list) else v}" for k, v in shown.items())
+        return record.variant(self.settings)
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,8 @@ def resolve(cell: Cell) -> Resolved:
 
 def identity(settings: Settings) -> Settings:
     """The settings that say what a run is, and no path: files are known by their fingerprints, kept beside."""
-    kept = record.plain({key: value for key, value in settings.items() if key not in ELSEWHERE})
+    silent = {*ELSEWHERE, *(key for key in LATER if settings[key] is None)}
+    kept = record.plain({key: value for key, value in settings.items() if key not in silent})
     if Path(kept["model"]["path"]).is_dir():
         kept["model"]["path"] = "folder"
     if kept["init_from"] not in ("none", "mnli"):

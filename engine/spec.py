@@ -26,6 +26,7 @@ class Recipe:
     clip: float | None
     label_smoothing: float
     dropout: float | None
+    cls_dropout: float | None  # before the classifier alone
     precision: str
     batching: str
 
@@ -41,6 +42,7 @@ class Recipe:
         number("clip", self.clip, 0, open_low=True, none=True)
         number("label_smoothing", self.label_smoothing, 0, 1)
         number("dropout", self.dropout, 0, 1, none=True)
+        number("cls_dropout", self.cls_dropout, 0, 1, none=True)
         one_of("decay_on", self.decay_on, ("matrices", "all"))
         one_of("precision", self.precision, ("fp32", "bf16", "fp16", "auto"))
         one_of("batching", self.batching, ("shuffle", "grouped"))

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,28 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from engine import batches
-from engine.contract import Backbone, Outcome, Refused, Splits, Task, generator
+from engine.contract import Backbone, Numbers, Refused, Splits, Task, generator
 from engine.device import move, peak_bytes
 from engine.predict import Predictor
 from engine.spec import Recipe
 from engine.weights import Tensors, trained
 
 Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training gave. curve: one entry an epoch; notes: what the collapse detector saw."""
+
+    best: Numbers
+    last: Numbers
+    best_epoch: int
+    steps: int
+    seconds: float  # training and evaluation, without start-up
+    tokens_per_second: float  # real tokens (no padding) by the time of the training steps alone
+    peak_bytes: int | None  # most memory: allocated on the GPU, else the process's resident set
+    curve: Sequence[Mapping[str, Any]]
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ A fused projection (GPT-2's c_attn = [q|k|v]) has one A and B per adapted slice 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,8 +45,7 @@ class LoRALinear(nn.Module):
         self.merged = False
         self.scale = {s.name: alpha / s.r for s in slices}
         self.dropout = nn.Dropout(dropout)
-        # Drawn on the CPU in float32, so that a seed gives the same A on every device; B zero: delta is 0 at the start.
-        device = weight.device
+        device = weight.device  # B zero: delta is 0 at the start
         self.A = nn.ParameterDict({s.name: _draw(s.r, d_in, init, std, generator, device) for s in self.slices})
         self.B = nn.ParameterDict({s.name: torch.zeros(s.stop - s.start, s.r, device=device) for s in self.slices})
 
@@ -102,9 +102,15 @@ class LoRALinear(nn.Module):
 def _draw(r: int, d_in: int, init: str, std: float, generator: torch.Generator, device: torch.device) -> torch.Tensor:
     """A (r, d_in): `gaussian` N(0, std²) as Figure 1 has it, or `kaiming`, the official code's Kaiming-uniform with
     a = sqrt(5), which is U(-1/sqrt(d_in), 1/sqrt(d_in))."""
-    if device.type == "meta":
-        return torch.empty(r, d_in, device=device)
-    if init == "gaussian":
-        return torch.empty(r, d_in).normal_(0.0, std, generator=generator).to(device)
+    if init == "gaussian" or device.type == "meta":
+        return gaussian((r, d_in), std, generator, device)
     bound = 1 / math.sqrt(d_in)
     return torch.empty(r, d_in).uniform_(-bound, bound, generator=generator).to(device)
+
+
+def gaussian(shape: Sequence[int], std: float, generator: torch.Generator, device: torch.device) -> torch.Tensor:
+    """N(0, std²), drawn on the CPU in float32 so that a seed gives the same numbers on every device; on the meta device
+    nothing is drawn."""
+    if device.type == "meta":
+        return torch.empty(*shape, device=device)
+    return torch.empty(*shape).normal_(0.0, std, generator=generator).to(device)

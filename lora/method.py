@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,42 +15,62 @@ from lora.layer import LoRALinear, Slice
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank updates of rank r on the targets, scaled by alpha / r; everything else in the body stays frozen."""
+    """Low-rank updates of rank r on the targets, scaled by alpha / r; everything else in the body stays frozen.
+
+    r is one rank for all targets or one for each, {q: 8, v: 4}, each with its own scale alpha / r (Table 15 varies r_q
+    and r_v)."""
 
     name: str
     label: str
-    r: int
+    r: int | Mapping[str, int]
     alpha: float
     targets: Sequence[str]
     dropout: float
     init: str
     std: float
 
+    tokens = (0, 0)
+
     def __post_init__(self) -> None:
-        number("r", self.r, 1, whole=True)
+        names = list(self.targets) if isinstance(self.targets, (list, tuple)) else []
+        if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+            raise Refused(f"targets={self.targets}: targets must be a list such as [q,v], each name once")
+        if isinstance(self.r, str) and ":" in self.r:
+            raise Refused(f"r={self.r}: a rank for each target needs quotes, or the shell takes it apart: "
+                          f"'r={{{','.join(f'{name}:8' for name in names)}}}'")
+        if isinstance(self.r, Mapping) and set(self.r) != set(names):
+            odd = next(iter([*(name for name in self.r if name not in names), *(n for n in names if n not in self.r)]))
+            what = "no target, so it needs no rank" if odd in self.r else "a target without a rank"
+            raise Refused(f"r={_words(self.r)}: {odd} is {what}; targets are {', '.join(names)}")
+        for key, rank in (self.r.items() if isinstance(self.r, Mapping) else [("", self.r)]):
+            number(f"r.{key}".rstrip("."), rank, 1, whole=True)
         number("alpha", self.alpha, 0, open_low=True)
         number("method.dropout", self.dropout, 0, 0.999)
         number("method.std", self.std, 0, open_low=True)
         one_of("method.init", self.init, ("gaussian", "kaiming"))
-        names = list(self.targets) if isinstance(self.targets, (list, tuple)) else []
-        if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-            raise Refused(f"targets={self.targets}: targets must be a list such as [q,v], each name once")
+
+    def rank(self, target: str) -> int:
+        """The rank of a target's updates."""
+        return self.r[target] if isinstance(self.r, Mapping) else self.r
 
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Swaps every target for a LoRALinear around it. All sites are found before the first one changes."""
         sites = backbone.sites(self.targets)
         for site in sites:
             widest = min(site.stop - site.start, min(site.module.get_parameter("weight").shape))
-            if self.r > widest:
-                raise Refused(f"r={self.r}: {site.name} ({site.role}) allows ranks up to {widest}")
+            if self.rank(site.role) > widest:
+                raise Refused(f"r={self.rank(site.role)}: {site.name} ({site.role}) allows ranks up to {widest}")
         for name, group in groupby(sites, key=lambda site: site.name):
             members = list(group)
-            slices = [Slice(site.role, site.start, site.stop, self.r) for site in members]
+            slices = [Slice(site.role, site.start, site.stop, self.rank(site.role)) for site in members]
             layer = LoRALinear(members[0].module, slices, self.alpha, self.dropout, self.init, self.std, generator)
-            parent, _, child = name.rpartition(".")
-            setattr(backbone.model.get_submodule(parent), child, layer)
+            backbone.swap(name, layer)
 
 
 def layers(model: nn.Module) -> list[LoRALinear]:
     """Every LoRA layer of a model, in order: to merge, unmerge or look at them."""
     return [module for module in model.modules() if isinstance(module, LoRALinear)]
+
+
+def _words(ranks: Mapping[str, int]) -> str:
+    return "{" + ",".join(f"{name}:{rank}" for name, rank in ranks.items()) + "}"

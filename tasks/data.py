@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.contract import Batch, Origin, Refused
+from engine.contract import Origin, Refused
 from engine.hub import snapshot
 from tasks import synthetic
 
@@ -159,35 +159,3 @@ def _sha256(rows: Mapping[str, Rows], columns: Sequence[str], classes: int | Non
             label = float(np.float32(row["label"])) if classes is None else int(row["label"])
             digest.update(json.dumps([*(row[name] for name in columns), label], ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
-
-
-class Tokens:
-    """The tokenised examples of one split, kept flat (no padding, no Python lists): a Split of engine.contract."""
-
-    def __init__(self, rows: Rows, columns: Sequence[str], labels: torch.Tensor, tokenizer: Any, length: int) -> None:
-        """Tokenises one text or a pair; whatever is longer than `length` tokens loses the end of its longest side."""
-        texts = [[row[name] for row in rows] for name in columns]
-        coded = tokenizer(*texts, truncation=True, max_length=length, return_attention_mask=False)
-        self.fields = {name: np.concatenate([np.asarray(ids, np.int32) for ids in coded[name]])
-                       for name in ("input_ids", "token_type_ids") if name in coded}
-        self.lengths: Sequence[int] = [len(ids) for ids in coded["input_ids"]]
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.labels = labels
-        self.pads = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """These examples padded to the longest of them: input_ids, attention_mask (n, longest), labels (n,)."""
-        longest = max(self.lengths[i] for i in indices)
-        batch: Batch = {"labels": self.labels[torch.tensor(indices)]}
-        mask = np.zeros((len(indices), longest), np.int64)
-        for name, flat in self.fields.items():
-            padded = np.full((len(indices), longest), self.pads[name], np.int64)
-            for row, i in enumerate(indices):
-                padded[row, :self.lengths[i]] = flat[self.starts[i]:self.starts[i + 1]]
-                mask[row, :self.lengths[i]] = 1
-            batch[name] = torch.from_numpy(padded)
-        batch["attention_mask"] = torch.from_numpy(mask)
-        return batch

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.contract import Batch, Numbers, Origin, Predict, Refused, Split, Splits, generator, number, one_of
+from engine.contract import Batch, Numbers, Origin, Predict, Refused, Special, Split, Splits, generator, number, one_of
 from tasks import data
+from tasks.tokens import Tokens
 
 METRICS = {"cola": ("matthews_correlation", "accuracy"), "stsb": ("pearson", "spearman"),
            "mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1")}  # the others: accuracy alone
@@ -51,18 +52,22 @@ class Glue:
         return data.load(self.name, self.source, origin, self.sentences, classes, self.train,
                          list(self.validation.values()))
 
-    def splits(self, raw: data.Raw, tokenizer: Any, length: int) -> Splits:
-        """Tokenised, inputs cut to `length`. A limit draws its examples once and alike for every seed."""
+    def splits(self, raw: data.Raw, tokenizer: Any, length: int, special: Special) -> Splits:
+        """Tokenised, texts cut to `length`, special tokens around them. A limit draws its examples once, for all seeds
+        alike."""
         train = raw.rows[self.train]
         if self.limit is not None and self.limit < len(train):
             kept = torch.randperm(len(train), generator=generator(0, "limit"))[:self.limit].sort().values
             train = [train[i] for i in kept.tolist()]
-        tokens = {name: self._tokens(raw.rows[split], tokenizer, length) for name, split in self.validation.items()}
-        return Splits(self._tokens(train, tokenizer, length), tokens)
+        def tokens(rows: data.Rows) -> Tokens:
+            texts = [[row[name] for row in rows] for name in self.sentences]
+            return Tokens(texts, self._labels(rows), tokenizer, length, special)
 
-    def _tokens(self, rows: data.Rows, tokenizer: Any, length: int) -> data.Tokens:
-        labels = torch.tensor([row["label"] for row in rows], dtype=torch.long if self.labels else torch.float32)
-        return data.Tokens(rows, self.sentences, labels, tokenizer, length)
+        validation = {name: tokens(raw.rows[split]) for name, split in self.validation.items()}
+        return Splits(tokens(train), validation)
+
+    def _labels(self, rows: data.Rows) -> torch.Tensor:
+        return torch.tensor([row["label"] for row in rows], dtype=torch.long if self.labels else torch.float32)
 
     def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
         """Mean over the batch: cross-entropy, or the squared error of a score (no smoothing there)."""
@@ -79,7 +84,7 @@ class Glue:
         for name, split in validation.items():
             logits = predict(split, _logits)
             outputs[name] = (logits.argmax(-1) if self.labels else logits.squeeze(-1)).numpy()
-            assert isinstance(split, data.Tokens)
+            assert isinstance(split, Tokens)
             labels[name] = split.labels.numpy()
         numbers = score(self.name, np.concatenate(list(outputs.values())), np.concatenate(list(labels.values())))
         if len(validation) > 1:

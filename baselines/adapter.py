@@ -1,0 +1,140 @@
+"""Adapters: small bottleneck networks put into every layer of a frozen model (Section 5.1).
+
+With x what enters a sub-layer, h its output behind its dropout, f(y) = W_up act(W_down y + b) + b' the bottleneck:
+
+    H  houlsby    LN(h + f(h) + x)           behind attention and MLP        2 d r + r + d  each, twice a layer
+    P  pfeiffer   LN(h + x + f(LN(h + x)))   behind the MLP; one LN, twice   2 d r + r + d  a layer
+    L  lin        y + f(LN'(y))              y: the layer's output, LN' new  2 d r + r + d + 2 d  a layer
+    D             P without an adapter in some layers
+
+GPT-2 normalises in front of its sub-layers: there H is h + f(h) + x, and P y + f(y) of the layer's output y = h + x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from engine.contract import Backbone, Refused, number, one_of
+from lora.layer import gaussian
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "swish": nn.SiLU, "gelu": nn.GELU}
+
+
+class Bottleneck(nn.Module):
+    """f(y), of y itself or (norm) of a new LayerNorm of it. y and f(y): (…, d)."""
+
+    def __init__(self, d: int, r: int, activation: str, norm: bool, std: float, generator: torch.Generator,
+                 device: torch.device) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d, device=device) if norm else nn.Identity()
+        self.down = nn.utils.skip_init(nn.Linear, d, r, device=device)  # W_down (r, d); no draw from the global state
+        self.up = nn.utils.skip_init(nn.Linear, r, d, device=device)  # W_up (d, r)
+        self.activation = ACTIVATIONS[activation]()
+        with torch.no_grad():
+            for linear in (self.down, self.up):
+                linear.weight.copy_(gaussian(linear.weight.shape, std, generator, device))
+                linear.bias.zero_()
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return self.up(self.activation(self.down(self.norm(y))))
+
+
+class BehindSublayer(nn.Module):
+    """Stands where a sub-layer's last module stood, which gives h: h + f(h)."""
+
+    def __init__(self, last: nn.Module, adapter: Bottleneck) -> None:
+        super().__init__()
+        self.last, self.adapter = last, adapter
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.last(x)
+        return h + self.adapter(h)
+
+
+class AroundNorm(nn.Module):
+    """Stands where a layer's last LayerNorm stood, which gets y = h + x: LN(y + f(LN(y))), one LN for both."""
+
+    def __init__(self, last: nn.Module, adapter: Bottleneck) -> None:
+        super().__init__()
+        self.last, self.adapter = last, adapter
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return self.last(y + self.adapter(self.last(y)))
+
+
+def behind_block(block: nn.Module, args: object, y: torch.Tensor | tuple[torch.Tensor, ...]) -> object:
+    """A forward hook: y + f(y) of a layer's output, which some models return in a tuple."""
+    adapter = block.get_submodule("adapter")
+    return (y[0] + adapter(y[0]), *y[1:]) if isinstance(y, tuple) else y + adapter(y)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Adapter-H, -P, -L and -D. drop: how many of the first layers go without, as in AdapterDrop, or a list of layers,
+    the first being 0."""
+
+    name: str
+    label: str
+    design: str  # houlsby · pfeiffer · lin
+    r: int
+    activation: str
+    std: float  # of the Gaussian that both matrices start from; biases start at zero
+    drop: int | Sequence[int]
+
+    tokens = (0, 0)
+
+    def __post_init__(self) -> None:
+        number("r", self.r, 1, whole=True)
+        number("method.std", self.std, 0, open_low=True)
+        one_of("method.design", self.design, ("houlsby", "pfeiffer", "lin"))
+        one_of("method.activation", self.activation, tuple(ACTIVATIONS))
+        for layer in self.drop if isinstance(self.drop, (list, tuple)) else [self.drop]:
+            number("drop", layer, 0, whole=True)
+
+    def apply(self, backbone: Backbone, generator: torch.Generator) -> None:
+        """Puts the adapters in, first layer first. All places are found before the first one changes."""
+        holder, blocks = backbone.blocks()
+        dropped = set(self.drop if isinstance(self.drop, (list, tuple)) else range(self.drop))
+        if dropped - set(range(len(blocks))) or len(dropped) == len(blocks):
+            raise Refused(f"drop={self.drop}: the model has layers 0 to {len(blocks) - 1}, and one of them at least "
+                          "must keep its adapter")
+        kept = [f"{holder}.{layer}" for layer in range(len(blocks)) if layer not in dropped]
+        places = [place for block in kept for place in self._places(backbone, block)]
+        for name, stand_in, d in places:
+            module = backbone.model.get_submodule(name)
+            device = next(backbone.model.get_submodule(holder).parameters()).device
+            adapter = Bottleneck(d, self.r, self.activation, self.design == "lin", self.std, generator, device)
+            if stand_in is not None:
+                backbone.swap(name, stand_in(module, adapter))
+            else:
+                module.add_module("adapter", adapter)
+                module.register_forward_hook(behind_block)
+
+    def _places(self, backbone: Backbone, block: str) -> list[tuple[str, type[nn.Module] | None, int]]:
+        """Where this layer's adapters go: which module, what stands in for it (None: a hook behind it), and d."""
+        sites = [site for site in backbone.sites(["o", "ff"]) if site.name.startswith(f"{block}.")]
+        projections = {site.role: site for site in sites}  # the last of each role: ff ends the MLP
+        if projections.keys() != {"o", "ff"}:
+            raise Refused(f"method={self.name}: {block} needs an o and an ff; set model.roles.o and model.roles.ff")
+        d = projections["ff"].stop
+        if self.design == "lin":
+            return [(block, None, d)]
+        mlp, _, _ = projections["ff"].name.rpartition(".")
+        post = hasattr(backbone.model.get_submodule(mlp), "LayerNorm")
+        if not post and not {"ln_1", "input_layernorm"} & dict(backbone.model.get_submodule(block).named_children()).keys():
+            raise Refused(f"method={self.name}: only in layers built as BERT's, DeBERTa's, GPT-2's or Llama's is it known "
+                          f"where an adapter goes; {block} is none of them")
+        if self.design == "pfeiffer":
+            return [(f"{mlp}.LayerNorm", AroundNorm, d) if post else (block, None, d)]
+        return [(_last(backbone.model, projections[role].name), BehindSublayer, d) for role in ("o", "ff")]
+
+
+def _last(model: nn.Module, projection: str) -> str:
+    """The module from which a sub-layer's output leaves: the dropout behind its projection, or the projection."""
+    parent = projection.rpartition(".")[0]
+    there = [name for name in ("resid_dropout", "dropout") if hasattr(model.get_submodule(parent), name)]
+    return f"{parent}.{there[0]}" if there else projection
