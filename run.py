@@ -94,15 +94,19 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 def _variants(settings: dict[str, Any], overrides: list[str]) -> dict[str, dict[str, Any]]:
     """This cell under every recipe that conf/recipe has for its model and method."""
-    model, method = settings["model"]["name"], settings["method"]["name"]
+    folder, method = settings["recipe"]["name"].rpartition("/")[0], settings["method"]["name"]
     others = [word for word in overrides if not word.startswith("recipe=")]
     found = {}
-    for name in sorted(path.stem for path in (CONF / "recipe" / model).glob(f"{method}*.yaml")):
+    for name in door.recipes_of(method, _names("method"), _names(f"recipe/{folder}")):
         try:
-            found[name] = _plain(hydra.compose("config", [*others, f"recipe={model}/{name}"]))
+            found[name] = _plain(hydra.compose("config", [*others, f"recipe={folder}/{name}"]))
         except Refused as error:
             print(f"left out: {error}", file=sys.stderr)
     return found
+
+
+def _names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 class _Curves:
@@ -148,8 +152,8 @@ def _explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group.startswith("recipe"):
-            return door.unknown_recipe(error.missing_cfg_file.removeprefix("recipe/"),
-                                       sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+            return door.unknown_recipe(error.missing_cfg_file.removeprefix("recipe/"), _names(group),
+                                       _names("recipe/encoder"))
         return door.unknown_option(group, name, list(error.options or []))
     first = str(error).splitlines()[0]
     if isinstance(error, ConfigCompositionException) and "Could not override" in first:
@@ -163,13 +167,8 @@ def _explain(error: Exception) -> str:
 
 def _keys() -> list[str]:
     """Every setting of the default cell, in dotted form: where misspelt keys are looked up."""
-    def flat(node: Any, prefix: str) -> list[str]:
-        if not isinstance(node, dict) or not node:
-            return [prefix]
-        return [key for name, value in node.items() for key in flat(value, f"{prefix}.{name}" if prefix else str(name))]
-
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return flat(OmegaConf.to_container(hydra.compose("config")), "")
+        return door.dotted(OmegaConf.to_container(hydra.compose("config")), "")
 
 
 def main() -> int:

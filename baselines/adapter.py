@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from engine.contract import Backbone, Refused, number, one_of
+from engine.backbone import Backbone
+from engine.contract import Refused, number, one_of
 from lora.layer import gaussian
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "swish": nn.SiLU, "gelu": nn.GELU}
@@ -92,13 +93,13 @@ class Adapter:
         number("method.std", self.std, 0, open_low=True)
         one_of("method.design", self.design, ("houlsby", "pfeiffer", "lin"))
         one_of("method.activation", self.activation, tuple(ACTIVATIONS))
-        for layer in self.drop if isinstance(self.drop, (list, tuple)) else [self.drop]:
+        for layer in self.drop if isinstance(self.drop, (list, tuple)) else (self.drop,):
             number("drop", layer, 0, whole=True)
 
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Puts the adapters in, first layer first. All places are found before the first one changes."""
         holder, blocks = backbone.blocks()
-        dropped = set(self.drop if isinstance(self.drop, (list, tuple)) else range(self.drop))
+        dropped = set(range(self.drop) if isinstance(self.drop, int) else self.drop)
         if dropped - set(range(len(blocks))) or len(dropped) == len(blocks):
             raise Refused(f"drop={self.drop}: the model has layers 0 to {len(blocks) - 1}, and one of them at least "
                           "must keep its adapter")
@@ -124,10 +125,11 @@ class Adapter:
         if self.design == "lin":
             return [(block, None, d)]
         mlp, _, _ = projections["ff"].name.rpartition(".")
+        inside = {name for name, _ in backbone.model.get_submodule(block).named_children()}
         post = hasattr(backbone.model.get_submodule(mlp), "LayerNorm")
-        if not post and not {"ln_1", "input_layernorm"} & dict(backbone.model.get_submodule(block).named_children()).keys():
-            raise Refused(f"method={self.name}: only in layers built as BERT's, DeBERTa's, GPT-2's or Llama's is it known "
-                          f"where an adapter goes; {block} is none of them")
+        if not post and not inside & {"ln_1", "input_layernorm"}:
+            raise Refused(f"method={self.name}: where an adapter goes is only known in layers built as BERT's, "
+                          f"DeBERTa's, GPT-2's or Llama's; {block} is none of them")
         if self.design == "pfeiffer":
             return [(f"{mlp}.LayerNorm", AroundNorm, d) if post else (block, None, d)]
         return [(_last(backbone.model, projections[role].name), BehindSublayer, d) for role in ("o", "ff")]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.contract import Backbone, Refused
+from engine.backbone import Backbone
+from engine.contract import Refused
 
 
 @dataclass(frozen=True)

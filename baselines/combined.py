@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from baselines.prefix import PreEmbed, PreLayer
-from engine.contract import Backbone, Method
+from engine.backbone import Backbone
 from lora.method import LoRA
 
 
@@ -26,7 +26,6 @@ class LoRAWithPrefix:
         return self.prefix.tokens
 
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None:
-        """Applies the two, one after the other."""
-        parts: tuple[Method, Method] = (self.lora, self.prefix)
-        for part in parts:
-            part.apply(backbone, generator)
+        """Applies the two."""
+        self.lora.apply(backbone, generator)
+        self.prefix.apply(backbone, generator)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.contract import Backbone
+from engine.backbone import Backbone
 
 
 @dataclass(frozen=True)

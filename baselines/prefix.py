@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.contract import Backbone, Refused, number, one_of
+from engine.backbone import Backbone
+from engine.contract import Refused, number, one_of
 from lora.layer import gaussian
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.contract import Backbone, Refused, number
+from engine.backbone import Backbone
+from engine.contract import Refused, number
 
 
 @dataclass(frozen=True)

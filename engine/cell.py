@@ -78,13 +78,18 @@ def _write(finished: record.Record, path: Path, save: str, best: dict[str, Any],
 
 
 def parameters(cell: Cell) -> str:
-    """What the cell would train, counted on the built model without any weights (runtime.show=parameters)."""
-    from engine import models, show
+    """What the cell would train, and in how much memory, seen on the built model without any weights
+    (runtime.show=parameters)."""
+    from engine import memory, models, show
 
-    backbone = models.shape(cell.model, cell.task.outputs)
+    special = sum(cell.method.tokens)
+    backbone = models.shape(cell.model, cell.task.outputs, cell.recipe.length, special)
     cell.method.apply(backbone, generator(cell.settings["seed"], "adapter"))
     counts = models.footprint(backbone)
-    return show.parameters(backbone, counts.trainable, counts.head, counts.total)
+    examples = min(cell.recipe.batch, cell.settings["runtime"]["micro_batch"] or cell.recipe.batch)
+    tokens = cell.recipe.length + special
+    return (show.parameters(backbone, counts.trainable, counts.head, counts.total) + "\n\n"
+            + show.memory(memory.expected(backbone, examples, tokens), examples, tokens))
 
 
 def _keep(folder: Path, best: dict[str, Any], last: dict[str, Any], of: record.Record, output: str) -> None:

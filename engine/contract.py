@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from engine.backbone import Backbone
 
 Batch = dict[str, Any]  # name -> tensor, as the model's forward wants them; "labels" (n,) is the task's own
 Numbers = dict[str, float]  # named results in the unit that the paper prints
@@ -55,83 +55,6 @@ def generator(seed: int, stream: str) -> torch.Generator:
 
     digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-@dataclass(frozen=True)
-class Role:
-    """Which modules play one of the paper's parts (q, k, v, o, ff): a full match on module names, and for a fused
-    projection which of its equal output slices."""
-
-    pattern: str
-    part: int
-    parts: int
-
-
-@dataclass(frozen=True)
-class Site:
-    """One weight matrix to adapt: the outputs [start, stop) of the module called name."""
-
-    name: str
-    role: str
-    module: nn.Module
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A base model with everything frozen but its fresh head, and the names by which methods find their way in it."""
-
-    model: nn.Module
-    tokenizer: Any  # None for a shape without weights
-    roles: Mapping[str, Role]
-    head: tuple[str, ...]  # name prefixes: trained by every method, counted by none
-    output: str  # the head's last layer, sized by the task
-
-    def sites(self, targets: Sequence[str]) -> list[Site]:
-        """Every place the roles stand for, in model order. Raises Refused on an unknown role or one without a match."""
-        modules = dict(self.model.named_modules())
-        found = []
-        for target in targets:
-            if target not in self.roles:
-                raise Refused(f"targets={list(targets)}: no '{target}' here; this model has {', '.join(self.roles)}")
-            role = self.roles[target]
-            try:
-                names = [name for name in modules if re.fullmatch(role.pattern, name)]
-            except re.error as error:
-                raise Refused(f"model.roles.{target}={role.pattern}: not a regular expression ({error})") from None
-            if not names:
-                raise Refused(f"targets: no module matches '{target}' = {role.pattern}; set model.roles.{target}")
-            for name in names:
-                module = modules[name]
-                outputs = getattr(module, "out_features", getattr(module, "nf", None))  # nf: transformers' Conv1D
-                if outputs is None:
-                    raise Refused(f"model.roles.{target}: {name} is a {type(module).__name__}, not a linear layer")
-                width = int(outputs) // role.parts
-                found.append(Site(name, target, module, role.part * width, (role.part + 1) * width))
-        order = {name: place for place, name in enumerate(modules)}
-        found.sort(key=lambda site: (order[site.name], site.start))
-        for one, two in pairwise(found):
-            if one.name == two.name and two.start < one.stop:
-                raise Refused(f"targets: {one.role} and {two.role} are both {one.name}; name one of them")
-        return found
-
-    def blocks(self) -> tuple[str, Sequence[nn.Module]]:
-        """The Transformer layers, first to last, and the name of the list that holds them (…encoder.layer)."""
-        from torch import nn
-
-        return next((name, list(module)) for name, module in self.model.named_modules()
-                    if isinstance(module, nn.ModuleList))
-
-    def swap(self, name: str, module: nn.Module) -> None:
-        """Puts a module in the place of the one called name."""
-        parent, _, child = name.rpartition(".")
-        setattr(self.model.get_submodule(parent), child, module)
-
-    def special(self, tokens: tuple[int, int]) -> Special:
-        """The ids behind the vocabulary that stand for a method's special tokens; asked before the method is applied."""
-        first = int(self.model.get_input_embeddings().num_embeddings)
-        return Special(range(first, first + tokens[0]), range(first + tokens[0], first + sum(tokens)))
 
 
 @dataclass(frozen=True)

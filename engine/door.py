@@ -8,12 +8,14 @@ from difflib import get_close_matches
 from typing import Any
 
 from engine.contract import Refused
+from engine.record import VARIANT
 
 GROUPS = ("task", "model", "method", "recipe", "scale")
 
 SPOKEN = {  # what others call our settings
     "learning_rate": "lr", "batch_size": "batch", "per_device_train_batch_size": "runtime.micro_batch", "rank": "r",
-    "lora_r": "r", "lora_alpha": "alpha", "target_modules": "targets", "max_length": "length",
+    "lora_r": "r", "bottleneck": "r", "adapter_size": "r", "num_virtual_tokens": "l_p",
+    "lora_alpha": "alpha", "target_modules": "targets", "max_length": "length",
     "max_seq_length": "length",
     "num_epochs": "epochs", "num_train_epochs": "epochs", "warmup_ratio": "warmup", "warmup_steps": "warmup",
     "dataset": "task", "device": "runtime.device", "output_dir": "runtime.out", "out": "runtime.out",
@@ -29,8 +31,9 @@ def check_word(word: str) -> None:
         raise Refused(f"{word}: settings can be changed, not added or removed; python run.py --help")
     if re.search(r"(^|\.)_", key):
         raise Refused(f"{word}: what begins with _ is a comment, not a setting")
-    if key in ("method.r", "method.alpha", "method.targets"):
-        raise Refused(f"{word}: say {key.removeprefix('method.')}= without method., or the run would be named wrongly")
+    own = key.rpartition(".")[2]
+    if key.startswith("method.") and own in VARIANT:
+        raise Refused(f"{word}: say {own}= without method., or the run would be named wrongly")
     if key in (*GROUPS, "table") and (value in ("null", "true", "false") or not re.match(r"['\"]?[A-Za-z]", value)):
         raise Refused(f"{word}: {key} must be a name; python run.py --help lists them")
 
@@ -44,6 +47,13 @@ def check_settings(settings: Any) -> dict[str, Any]:
     if not isinstance(out, str) or not out:
         raise Refused(f"runtime.out={out}: runtime.out must be a folder")
     return {str(key): value for key, value in settings.items()}
+
+
+def dotted(node: Any, prefix: str) -> list[str]:
+    """The names of all settings in nested ones: runtime.out, …"""
+    if not isinstance(node, dict) or not node:
+        return [prefix]
+    return [key for name, value in node.items() for key in dotted(value, f"{prefix}.{name}" if prefix else str(name))]
 
 
 def unknown_setting(key: str, keys: Sequence[str]) -> str:
@@ -61,10 +71,21 @@ def unknown_option(group: str, name: str, options: Sequence[str]) -> str:
         f"there are {', '.join(options)}")
 
 
-def unknown_recipe(name: str, there: Sequence[str]) -> str:
-    """For a model and method, or a recipe name, without hyperparameters; there: the recipes of that model."""
-    return (f"{name}: no such recipe, so no hyperparameters; recipe/{name.rpartition('/')[0]} has "
-            f"{', '.join(there) or 'nothing'}")
+def unknown_recipe(name: str, there: Sequence[str], ours: Sequence[str]) -> str:
+    """For a model and method, or a recipe name, without hyperparameters; there: the recipes of that model, ours: those
+    that fit any model."""
+    folder, _, method = name.rpartition("/")
+    kind = "decoder" if folder.startswith("gpt") else "encoder"
+    way = f"\nrecipe={kind}/{method} is ours, a starting point for any {kind}" if method in ours else ""
+    return f"{name}: no such recipe, so no hyperparameters; recipe/{folder} has {', '.join(there) or 'nothing'}{way}"
+
+
+def recipes_of(method: str, methods: Sequence[str], recipes: Sequence[str]) -> list[str]:
+    """Those of a model's recipes that are for this method: lora and lora-official, but not lora-pe, are LoRA's."""
+    def owner(recipe: str) -> str:
+        return max((name for name in methods if f"{recipe}-".startswith(f"{name}-")), key=len, default="")
+
+    return [recipe for recipe in recipes if owner(recipe) == method]
 
 
 def no_number(recipe: str, key: str, task: str) -> str:

@@ -22,7 +22,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from engine.contract import Backbone, Refused, Role
+from engine.backbone import Backbone, Role
+from engine.contract import Refused
 from engine.spec import ModelSpec, Recipe
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "resid_pdrop", "embd_pdrop",
@@ -47,6 +48,7 @@ def shape(spec: ModelSpec, outputs: int, length: int = 0, special: int = 0) -> B
         raise Refused(f"model={spec.name}: conf/model/{spec.name}.yaml gives no shape to build without weights")
     config = AutoConfig.for_model(**spec.config, num_labels=outputs or 1)
     _check_room(spec.name, config, length, special)
+    config.pad_token_id = config.eos_token_id if config.pad_token_id is None else config.pad_token_id
     with torch.device("meta"):
         model = _kind(outputs).from_config(config, attn_implementation=spec.attention)
     return _frozen(model, None, spec, outputs)
@@ -72,10 +74,6 @@ def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: i
                           f"model=encoder model.path={spec.path}")
     _check_room(spec.name, config, recipe.length, special)
     _set_dropout(spec.name, config, recipe)
-    if tokenizer.pad_token_id is None:  # GPT-2 has none; what pads is masked, so any sign will do
-        tokenizer.pad_token = tokenizer.eos_token
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of the missing head is said better by _redraw
     transformers_logging.disable_progress_bar()
@@ -86,6 +84,9 @@ def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: i
             ignore_mismatched_sizes=True)  # another task's head; another body is refused below
     transformers_logging.set_verbosity(verbosity)
     _check(spec.name, model, tokenizer, recipe, report["unexpected_keys"])
+    if config.pad_token_id is None:  # GPT-2 has none; padding is masked, so any sign will do
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
     backbone = _frozen(model, tokenizer, spec, outputs)
     resized = {entry[0] for entry in report["mismatched_keys"]}
     _redraw(backbone, set(report["missing_keys"]) | resized, config, head)
@@ -120,8 +121,9 @@ def _check_room(name: str, config: PretrainedConfig, length: int, special: int) 
 
 def _set_dropout(name: str, config: PretrainedConfig, recipe: Recipe) -> None:
     """The recipe's dropout everywhere, and its cls_dropout before the classifier; null: the model's own."""
+    also = {"cls_dropout"} if config.model_type == "deberta-v2" else set()  # read, but not declared
     for keys, rate in ((DROPOUTS + HEAD_DROPOUTS, recipe.dropout), (HEAD_DROPOUTS, recipe.cls_dropout)):
-        there = [key for key in keys if hasattr(config, key) or (key, config.model_type) == ("cls_dropout", "deberta-v2")]
+        there = [key for key in keys if hasattr(config, key) or key in also]
         for key in there if rate is not None else ():
             setattr(config, key, rate)
         if rate is not None and not there:

@@ -71,6 +71,10 @@ def resolve(cell: Cell) -> Resolved:
     """Finds and checks all that the cell needs. Raises Refused; writes nothing."""
     out = cell.out
     _writable(out)
+    if cell.model.path is None:
+        raise Refused(f"model={cell.model.name}: its weights are not public; it is only counted: "
+                      "runtime.show=parameters\nanother decoder stands in: model=gpt2-medium "
+                      f"recipe={cell.settings['recipe']['name']}")
     start.find(cell.settings, out, None)  # before anything is looked up or downloaded
     origin = _origin(cell.settings)
     folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.contract import Backbone
 from engine.record import value
+
+if TYPE_CHECKING:  # they load torch
+    from engine.backbone import Backbone
+    from engine.memory import Memory
 
 
 def recipe(settings: Mapping[str, Any]) -> str:
@@ -32,18 +35,31 @@ def diff(recipes: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def parameters(backbone: Backbone, trainable: int, head: int, total: int) -> str:
-    """What would train, by kind of tensor: how many there are, of what shape, how many numbers in all."""
+    """What would train, by kind of tensor: how many there are, of what shape, how many numbers in all, and their share
+    of the model."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for name, parameter in backbone.model.named_parameters():
         if parameter.requires_grad:
             where = "head" if name.startswith(backbone.head) else "body"
             kind = ".".join("*" if part.isdigit() else part for part in name.split("."))
             groups[f"{where} {kind}", " x ".join(map(str, parameter.shape))].append(parameter.numel())
-    rows = [(kind, str(len(sizes)), shape, f"{sum(sizes):,}") for (kind, shape), sizes in groups.items()]
-    rows += [("trainable (head left out, as the paper counts)", "", "", f"{trainable:,}"),
-             ("head", "", "", f"{head:,}"),
-             (f"all, of which {100 * trainable / total:.3f} % train beside the head", "", "", f"{total:,}")]
-    return _table(("", "tensors", "shape", "parameters"), rows)
+    rows = [(kind, str(len(sizes)), shape, sum(sizes)) for (kind, shape), sizes in groups.items()]
+    rows += [("trainable (head left out, as the paper counts)", "", "", trainable), ("head", "", "", head),
+             ("the whole model", "", "", total)]
+    return _table(("", "tensors", "shape", "parameters", "share"),
+                  [(*row, f"{count:,}", f"{100 * count / total:.4f} %") for *row, count in rows])
+
+
+def memory(needed: Memory, examples: int, tokens: int) -> str:
+    """What a training step is expected to hold on one device, item by item."""
+    rows = [("weights", needed.weights, "fp32, all of them"),
+            ("gradients", needed.gradients, "fp32, of what trains, head included"),
+            ("optimiser", needed.optimiser, "AdamW's two moments in fp32, of what trains, head included"),
+            ("activations", needed.activations, f"what the backward pass needs of {examples} x {tokens} tokens, in "
+             "fp32, attention weights written out"),
+            ("together", needed.sum, "bf16 or fp16 about halve the activations, runtime.micro_batch=N cuts them")]
+    return "expected in training, on one device\n" + _table(
+        ("", "GB", ""), [(name, f"{count / 1e9:.3f}", what) for name, count, what in rows])
 
 
 def _word(value: Any) -> str:

@@ -63,7 +63,7 @@ class ModelSpec:
     """A file of conf/model: where the weights are, what shape they must have, and the paper's names for its modules."""
 
     name: str
-    path: str
+    path: str | None  # a hub id, a folder or a package; None: nobody has the weights
     revision: str | None
     package: str | None
     sha256: str | None

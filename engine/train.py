@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from engine import batches
-from engine.contract import Backbone, Numbers, Refused, Splits, Task, generator
+from engine.backbone import Backbone
+from engine.contract import Numbers, Refused, Splits, Task, generator
 from engine.device import move, peak_bytes
 from engine.predict import Predictor
 from engine.spec import Recipe

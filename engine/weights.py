@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from engine.contract import Backbone, Refused
+from engine.backbone import Backbone
+from engine.contract import Refused
 from engine.files import whole
 
 Tensors = dict[str, torch.Tensor]

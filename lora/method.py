@@ -9,7 +9,8 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from engine.contract import Backbone, Refused, number, one_of
+from engine.backbone import Backbone
+from engine.contract import Refused, number, one_of
 from lora.layer import LoRALinear, Slice
 
 

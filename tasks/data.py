@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from engine.contract import Origin, Refused
 from engine.hub import snapshot

@@ -16,7 +16,7 @@ class Tokens:
 
     def __init__(self, texts: Sequence[Sequence[str]], labels: torch.Tensor, tokenizer: Any, length: int,
                  special: Special) -> None:
-        """Tokenises one column of texts, or pairs; what is longer than `length` tokens loses the end of its longest side.
+        """Tokenises one column of texts, or two; what exceeds `length` tokens loses the end of its longest side.
 
         A method's prefix goes in front of the text, yet behind the sign with which a tokenizer begins ([CLS]), from
         which encoders are read out. Its infix goes behind all, where decoders are read out.

@@ -10,9 +10,12 @@ import yaml
 from conftest import COLUMNS, ROOT, Row, glue_rows, glue_splits, jsonl, tree, write_glue
 from datasets import ClassLabel, Dataset, Features, Value
 
-from engine.contract import Origin, Refused
+from engine.contract import Origin, Refused, Special
 from tasks import data
 from tasks.glue import Glue
+from tasks.tokens import Tokens
+
+NONE = Special((), ())
 
 SHARED = ROOT.parent / "shared" / "data"
 ORDER = {   # the label numbers of the GLUE sets, as their cards on the hub document them
@@ -145,15 +148,17 @@ def test_a_limit_draws_the_same_rows_for_every_seed(tmp_path: Path, tokenizer: A
     drawn = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        limited = task("rte", limit=9).splits(raw, tokenizer, 64)
+        limited = task("rte", limit=9).splits(raw, tokenizer, 64, NONE)
         drawn.append(limited.train.batch(list(range(len(limited.train)))))
         assert len(limited.train) == 9 and len(limited.validation["validation"]) == 10
     assert all(torch.equal(drawn[0][key], drawn[1][key]) for key in drawn[0])
-    assert len(task("rte", limit=1000).splits(raw, tokenizer, 64).train) == 24
+    assert len(task("rte", limit=1000).splits(raw, tokenizer, 64, NONE).train) == 24
 
 
-def tokens(rows: list[Row], columns: tuple[str, ...], tokenizer: Any, length: int = 64) -> data.Tokens:
-    return data.Tokens(rows, columns, torch.tensor([row["label"] for row in rows]), tokenizer, length)
+def tokens(rows: list[Row], columns: tuple[str, ...], tokenizer: Any, length: int = 64,
+           special: Special = NONE) -> Tokens:
+    texts = [[row[name] for row in rows] for name in columns]
+    return Tokens(texts, torch.tensor([row["label"] for row in rows]), tokenizer, length, special)
 
 
 def test_a_batch_is_padded_to_its_own_longest_example(tokenizer: Any) -> None:

@@ -9,9 +9,9 @@ from conftest import ROOT
 ROOMS = ("engine", "lora", "baselines", "tasks", "analysis")
 MAY = {
     "engine": ("engine",),
-    "lora": ("lora", "engine.contract"),
+    "lora": ("lora", "engine.contract", "engine.backbone"),
     "tasks": ("tasks", "engine.contract", "engine.hub"),
-    "baselines": ("baselines", "lora", "engine.contract"),
+    "baselines": ("baselines", "lora", "engine.contract", "engine.backbone"),
     "analysis": ("analysis", "engine.record", "engine.files", "lora.files"),
 }
 FILES = sorted([ROOT / "run.py", *(path for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*.py"))])

@@ -22,7 +22,8 @@ from transformers.pytorch_utils import Conv1D
 
 from baselines.full import FullFineTuning
 from engine import models
-from engine.contract import Backbone, Refused, Role, generator
+from engine.backbone import Backbone, Role
+from engine.contract import Refused, generator
 from engine.spec import ModelSpec
 from lora.layer import LoRALinear, Slice
 from lora.method import layers

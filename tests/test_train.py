@@ -16,7 +16,8 @@ from torch import nn
 
 from baselines.full import FullFineTuning
 from engine import batches, models, train
-from engine.contract import Backbone, Batch, Refused, Splits, generator
+from engine.backbone import Backbone
+from engine.contract import Batch, Refused, Splits, generator
 from engine.predict import Predictor
 from engine.train import Fitted
 from engine.weights import trained
@@ -45,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def started(folder: Path, method: Any, seed: int) -> Backbone:
     """A model as a run of that seed has it before the first step."""
-    made = models.load(tiny.spec(tiny.BERT), folder, 2, 32, 0.0, generator(seed, "head"))
+    made = models.load(tiny.spec(tiny.BERT), folder, 2, tiny.recipe(dropout=0.0), 0, generator(seed, "head"))
     method.apply(made, generator(seed, "adapter"))
     return made
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from baselines.full import FullFineTuning
 from engine import weights
-from engine.contract import Backbone, Refused
+from engine.backbone import Backbone
+from engine.contract import Refused
 from lora.method import layers
 
 FT = FullFineTuning("ft", "FT")

@@ -1,0 +1,92 @@
+"""A base model as methods see it: where the paper's q, k, v, o and ff are, its layers, its word embedding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from engine.contract import Refused, Special
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds to import
+
+
+@dataclass(frozen=True)
+class Role:
+    """Which modules play one of the paper's parts (q, k, v, o, ff): a full match on module names, and for a fused
+    projection which of its equal output slices."""
+
+    pattern: str
+    part: int
+    parts: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One weight matrix to adapt: the outputs [start, stop) of the module called name."""
+
+    name: str
+    role: str
+    module: nn.Module
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A base model with everything frozen but its fresh head, and the names by which methods find their way in it."""
+
+    model: PreTrainedModel
+    tokenizer: Any  # None for a shape without weights
+    roles: Mapping[str, Role]
+    head: tuple[str, ...]  # name prefixes: trained by every method, counted by none
+    output: str  # the head's last layer, sized by the task
+
+    def sites(self, targets: Sequence[str]) -> list[Site]:
+        """Every place the roles stand for, in model order. Raises Refused on an unknown role or one without a match."""
+        modules = dict(self.model.named_modules())
+        found = []
+        for target in targets:
+            if target not in self.roles:
+                raise Refused(f"targets={list(targets)}: no '{target}' here; this model has {', '.join(self.roles)}")
+            role = self.roles[target]
+            try:
+                names = [name for name in modules if re.fullmatch(role.pattern, name)]
+            except re.error as error:
+                raise Refused(f"model.roles.{target}={role.pattern}: not a regular expression ({error})") from None
+            if not names:
+                raise Refused(f"targets: no module matches '{target}' = {role.pattern}; set model.roles.{target}")
+            for name in names:
+                module = modules[name]
+                outputs = getattr(module, "out_features", getattr(module, "nf", None))  # nf: transformers' Conv1D
+                if outputs is None:
+                    raise Refused(f"model.roles.{target}: {name} is a {type(module).__name__}, not a linear layer")
+                width = int(outputs) // role.parts
+                found.append(Site(name, target, module, role.part * width, (role.part + 1) * width))
+        order = {name: place for place, name in enumerate(modules)}
+        found.sort(key=lambda site: (order[site.name], site.start))
+        for one, two in pairwise(found):
+            if one.name == two.name and two.start < one.stop:
+                raise Refused(f"targets: {one.role} and {two.role} are both {one.name}; name one of them")
+        return found
+
+    def blocks(self) -> tuple[str, Sequence[nn.Module]]:
+        """The Transformer layers, first to last, and the name of the list that holds them (…encoder.layer)."""
+        lists = ((name, module) for name, module in self.model.named_modules() if isinstance(module, nn.ModuleList))
+        name, blocks = next(lists)
+        return name, list(blocks)
+
+    def swap(self, name: str, module: nn.Module) -> None:
+        """Puts a module in the place of the one called name."""
+        parent, _, child = name.rpartition(".")
+        setattr(self.model.get_submodule(parent), child, module)
+
+    def special(self, tokens: tuple[int, int]) -> Special:
+        """The ids behind the vocabulary that stand for a method's (l_p, l_i) special tokens. Ask before applying it."""
+        first = self.model.get_input_embeddings().get_parameter("weight").shape[0]
+        return Special(range(first, first + tokens[0]), range(first + tokens[0], first + sum(tokens)))

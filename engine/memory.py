@@ -1,0 +1,59 @@
+"""What a training step is expected to hold in memory, without doing one: Section 4.2's argument for LoRA, itemised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.backbone import Backbone
+
+FLOAT = 4  # bytes: weights, gradients and optimiser state are float32 in every precision; autocast casts on the way
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device, each item by itself."""
+
+    weights: int  # of the whole model
+    gradients: int  # of what trains, the head too
+    optimiser: int  # AdamW's two moments of what trains
+    activations: int  # what the backward pass needs of the forward pass, attention weights written out, in fp32
+
+    @property
+    def sum(self) -> int:
+        """All of it. A real step takes what it works on at the moment besides, and what the allocator sets aside; it
+        saves where autocast keeps activations in two bytes or a kernel does not write attention weights out."""
+        return self.weights + self.gradients + self.optimiser + self.activations
+
+
+def expected(backbone: Backbone, examples: int, tokens: int) -> Memory:
+    """For a backbone to which a method was applied, and a step on examples of so many tokens."""
+    parameters = list(backbone.model.parameters())
+    training = sum(p.numel() for p in parameters if p.requires_grad)
+    return Memory(FLOAT * sum(p.numel() for p in parameters), FLOAT * training, 2 * FLOAT * training,
+                  _saved(backbone, examples, tokens))
+
+
+def _saved(backbone: Backbone, examples: int, tokens: int) -> int:
+    """Bytes that autograd keeps for the backward pass: on the meta device, where nothing is computed, a forward pass
+    builds the same graph. Weights are no activations, and a tensor kept twice is there once."""
+    model = backbone.model
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    ids = torch.zeros(examples, tokens, dtype=torch.long, device=next(model.parameters()).device)
+    # The others than DeBERTa look into a mask of two dimensions, which cannot be done without numbers.
+    flat = model.config.model_type.startswith("deberta")
+    shape = (examples, tokens) if flat else (examples, 1, tokens, tokens)
+    mask = torch.ones(shape, dtype=torch.float if flat else torch.bool, device=ids.device)
+    was = model.training
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model.train()(input_ids=ids, attention_mask=mask)  # bound to a name: the graph lives as long as it
+    model.train(was)
+    del output
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
