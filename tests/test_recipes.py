@@ -1,5 +1,9 @@
-"""The recipes: each one is whole and says where every number comes from, and the numbers are the sources' own."""
+"""The recipes: each one is whole, says where every number comes from, and gives the committed records their settings.
 
+test_recipe_sources.py compares the numbers with the paper's tables and the official scripts."""
+
+import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,57 +12,79 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationKeyError
+from omegaconf.errors import InterpolationResolutionError
+
+from engine.record import plain
+from engine.resolve import identity
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-SOURCES = ROOT.parent / "shared" / "paper" / "hyperparameters"   # the transcribed tables and scripts
-needs_sources = pytest.mark.skipif(not SOURCES.is_dir(), reason="the transcribed sources are not beside the checkout")
-
 RUN = ("lr", "epochs", "batch", "length", "warmup", "schedule", "weight_decay", "decay_on", "betas", "eps", "clip",
-       "label_smoothing", "dropout", "precision", "batching", "init_from")
-LORA = ("alpha", "r", "targets", "method.init", "method.std", "method.dropout")
+       "label_smoothing", "dropout", "cls_dropout", "precision", "batching", "init_from")
+WHAT_IT_IS = {"_target_", "name", "label", "design"}   # of a method: not numbers, so without a source
 GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")   # the columns of Table 9
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 RECIPES = sorted(str(p.relative_to(CONF / "recipe").with_suffix("")) for p in (CONF / "recipe").glob("*/*.yaml")
                  if p.parent.name != "common")
+RECORDS = sorted((ROOT / "results" / "runs" / "paper").glob("*/*.json"))
+
+
+def method_of(recipe: str) -> str:
+    """The method: the longest one that the recipe's name begins with."""
+    return max((m for m in METHODS if f"{recipe.split('/')[1]}-".startswith(f"{m}-")), key=len)
 
 
 @cache
-def composed(recipe: str, task: str = "mnli") -> Any:
-    """One cell as Hydra composes it, unresolved; the method is the longest one that the recipe's name begins with."""
-    model, name = recipe.split("/")
-    methods = [p.stem for p in (CONF / "method").glob("*.yaml") if f"{name}-".startswith(f"{p.stem}-")]
-    overrides = [f"task={task}", f"model={model}", f"method={max(methods, key=len)}", f"recipe={recipe}"]
+def cell(*words: str) -> Any:
+    """A cell as Hydra composes it, unresolved."""
     with initialize_config_dir(str(CONF), version_base=None):
-        return compose("config", overrides)
+        return compose("config", list(words))
+
+
+def composed(recipe: str, task: str = "mnli") -> Any:
+    return cell(f"task={task}", f"model={recipe.split('/')[0]}", f"method={method_of(recipe)}", f"recipe={recipe}")
 
 
 @cache
-def settings(recipe: str, task: str) -> dict[str, Any]:
-    """The cell resolved, as run.py sees it. Composing takes a quarter of a second, so only the task is exchanged."""
-    config = composed(recipe).copy()
-    config.task = OmegaConf.load(CONF / "task" / f"{task}.yaml")
+def settings(recipe: str, column: str) -> dict[str, Any]:
+    """The cell resolved, as run.py sees it. Composing takes a fifth of a second, so only the task is exchanged. A
+    column is a task, of the low-data recipes a task and its limit; Table 12 has tasks that are not here yet."""
+    config, (name, _, limit) = composed(recipe).copy(), column.partition("-")
+    file = CONF / "task" / f"{name}.yaml"
+    config.task = OmegaConf.load(file) if file.exists() else {"name": name, "limit": None}
+    config.task.limit = int(limit) if limit.isdigit() else None
     return OmegaConf.to_container(config, resolve=True)   # type: ignore[return-value]
 
 
 @cache
-def tasks(recipe: str) -> tuple[str, ...]:
-    """The tasks that the recipe has a column for; all of GLUE and WNLI for a recipe without a table."""
-    table = OmegaConf.to_container(composed(recipe).recipe, resolve=False).get("_table", {"": (*GLUE, "wnli")})
-    return tuple(sorted({task for row in table.values() for task in row}))
+def columns(recipe: str) -> tuple[str, ...]:
+    """What the recipe's table has a column for."""
+    table = OmegaConf.to_container(composed(recipe).recipe, resolve=False)["_table"]
+    return tuple(sorted({column for row in table.values() for column, number in row.items() if number != "???"}))
 
 
-def keys(config: dict[str, Any]) -> tuple[str, ...]:
-    return RUN + LORA if config["method"]["name"] == "lora" else RUN
+@cache
+def method_file(method: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def keys(recipe: str) -> tuple[str, ...]:
+    """Every number of a cell: those of the run, those that the method has at the root, and the method's others."""
+    def others(node: dict[str, Any], prefix: str) -> list[str]:
+        return [key for name, value in node.items() if name not in WHAT_IT_IS for key in (
+            others(value, f"{prefix}.{name}") if isinstance(value, dict) else
+            [] if str(value).startswith("${") or f"{prefix}.{name}" == "method.drop" else [f"{prefix}.{name}"])]
+
+    file = method_file(method_of(recipe))
+    root = [key for key in file if key not in ("method", "_sources")]
+    return (*RUN, *root, *others(file["method"], "method"))
 
 
 def value(config: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         config = config[part]
     return config
-
-
-CELLS = [(recipe, task) for recipe in RECIPES for task in tasks(recipe)]
 
 
 # --- every recipe is whole ------------------------------------------------------------------------------------------
@@ -74,209 +100,136 @@ def one_of(*words: str) -> Any:
 
 SANE = {
     "lr": number(1e-6, 1e-2), "epochs": number(1, 100, (int, float)), "batch": number(1, 1024, int),
-    "length": number(8, 1024, int), "warmup": number(0, 100_000, (int, float)), "schedule": one_of("linear"),
+    "length": number(8, 2048, int), "warmup": number(0, 100_000, (int, float)), "schedule": one_of("linear"),
     "weight_decay": number(0, 0.5), "decay_on": one_of("matrices", "all"),
     "betas": lambda x: len(x) == 2 and all(number(0.8, 0.9999)(b) for b in x),
     "eps": number(1e-9, 1e-5), "clip": lambda x: x is None or number(0.1, 10)(x), "label_smoothing": number(0, 0.5),
-    "dropout": lambda x: x is None or number(0, 0.5)(x), "precision": one_of("fp32", "fp16", "bf16", "auto"),
-    "batching": one_of("shuffle", "grouped"), "init_from": one_of("none", "mnli"),
-    "alpha": number(1, 128, (int, float)), "r": number(1, 1024, int),
+    "dropout": lambda x: x is None or number(0, 0.5)(x), "cls_dropout": lambda x: x is None or number(0, 0.5)(x),
+    "precision": one_of("fp32", "fp16", "bf16", "auto"), "batching": one_of("shuffle", "grouped"),
+    "init_from": one_of("none", "mnli"),
+    "alpha": number(1, 128, (int, float)), "r": number(1, 1024, int), "top": number(1, 100, int),
+    "drop": number(0, 100, int), "l_p": number(0, 512, int), "l_i": number(0, 512, int),
     "targets": lambda x: x and isinstance(x, list) and set(x) <= {"q", "k", "v", "o", "ff"},
-    "method.init": one_of("gaussian", "kaiming"), "method.std": number(1e-4, 1), "method.dropout": number(0, 0.5),
+    "init": one_of("gaussian", "kaiming", "words"), "std": number(1e-4, 1), "method.dropout": number(0, 0.5),
+    "activation": one_of("relu", "swish", "gelu"),
 }
 
 
-@pytest.mark.parametrize(("recipe", "task"), CELLS)
-def test_composes_with_every_key_sane_and_sourced(recipe: str, task: str) -> None:
-    config = settings(recipe, task)
-    for key in keys(config):
-        assert SANE[key](value(config, key)), f"{key}: {value(config, key)!r}"
-        assert config["_sources"].get(key, "???") != "???", f"no source for {key}"
-    assert set(config["_sources"]) == set(keys(config))   # and none for a key that is not there
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_key_is_sane_and_sourced(recipe: str) -> None:
+    for column in columns(recipe):
+        config = settings(recipe, column)
+        for key in keys(recipe):
+            sane = SANE.get(key) or SANE[key.rpartition(".")[2]]
+            assert sane(value(config, key)), f"{column}: {key}: {value(config, key)!r}"
+            assert config["_sources"].get(key, "???") != "???", f"{column}: no source for {key}"
+        assert set(config["_sources"]) == set(keys(recipe)), column   # and none for a key that is not there
 
 
-@pytest.mark.parametrize(("recipe", "task"), CELLS)
-def test_sources_speak_the_language_of_their_origin(recipe: str, task: str) -> None:
-    config = settings(recipe, task)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_sources_speak_the_language_of_their_origin(recipe: str) -> None:
     ours = ("our choice:", "not stated; our choice:", "not in the paper; our choice:")
-    starts = {"paper": (*ours[1:], "Table ", "Section ", "Appendix "), "ours": (ours[0], ours[2]),
-              "official": ("examples/", "not in the script:", "not used:")}[config["recipe"]["origin"]]
-    for key, source in config["_sources"].items():
-        assert source.startswith(starts), f"{key}: {source}"
+    language = {"paper": (*ours[1:], "Table ", "Section ", "Appendix "), "ours": (ours[0], ours[2]),
+                "official": ("examples/", "not in the script:", "not used:")}
+    methods = method_file(method_of(recipe)).get("_sources", {})
+    for column in columns(recipe):
+        config = settings(recipe, column)
+        origin = config["recipe"]["origin"]
+        for key, source in config["_sources"].items():
+            kept = origin != "official" and source == methods.get(key)   # the recipe leaves it to the method's file
+            assert kept or source.startswith(language[origin]), f"{column}: {key}: {source}"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_choice_that_names_its_number_has_it(recipe: str) -> None:
+    for column in columns(recipe):
+        config = settings(recipe, column)
+        for key, source in config["_sources"].items():
+            named = re.search(r"our choice: (\d[\d.]*(?:e-\d+)?)(?=[,;]|$)", source)
+            if named and key not in ("epochs", "length"):   # of which a sentence tells several
+                assert value(config, key) == float(named[1]), f"{column}: {key}: {source}"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_exchanging_the_task_is_composing_with_it(recipe: str) -> None:
-    task = tasks(recipe)[-1]
-    assert OmegaConf.to_container(composed(recipe, task), resolve=True) == settings(recipe, task)
+    task = next((task for task in reversed(columns(recipe)) if task in GLUE), None)
+    if recipe.split("/")[1] in ("ft", "lora-official") and task is not None:   # one or two of each folder tell
+        assert OmegaConf.to_container(composed(recipe, task), resolve=True) == settings(recipe, task)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_header(recipe: str) -> None:
-    header = settings(recipe, tasks(recipe)[0])["recipe"]
-    assert header["name"] == recipe
+    header, (model, name) = settings(recipe, columns(recipe)[0])["recipe"], recipe.split("/")
+    assert header["name"] == recipe and header["aggregate"] == "median"
     assert (header["origin"] == "official") == recipe.endswith("-official")
-    assert (header["origin"] == "paper") == (recipe in PAPER)
-    assert header["setup"] == ("dagger" if recipe.endswith("-dagger") else "standard")
-    assert header["aggregate"] == "median" and (header["seeds"] == 5 or header["origin"] == "ours")
+    assert header["setup"] == ("stand-in" if model == "gpt3-175b" else "dagger" if name == "lora-dagger" or (
+        model == "roberta-large" and name.startswith("adapter")) else "standard")
+    assert header["seeds"] == 5 or header["origin"] == "ours" or header["setup"] == "stand-in"
 
 
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.startswith("roberta")])
+@pytest.mark.parametrize("model", ["encoder", "decoder", "minilm"])
+def test_the_general_models_have_every_method_and_task(model: str) -> None:
+    assert {recipe for recipe in RECIPES if recipe.startswith(f"{model}/")} == {f"{model}/{m}" for m in METHODS}
+    for method in METHODS:
+        assert set(columns(f"{model}/{method}")) == {*GLUE, "wnli"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_decoder_classifies_with_the_encoders_recipe(method: str) -> None:
+    decoder, encoder = settings(f"decoder/{method}", "cola"), settings(f"encoder/{method}", "cola")
+    assert decoder["_sources"] == encoder["_sources"]
+    assert all(value(decoder, key) == value(encoder, key) for key in keys(f"decoder/{method}"))
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.startswith(("roberta", "deberta"))])
 def test_wnli_has_rtes_numbers_and_says_so_or_no_column(recipe: str) -> None:
-    assert set(tasks(recipe)) >= set(GLUE)
     if recipe.endswith("-official"):
-        assert "wnli" not in tasks(recipe)
-        with pytest.raises(InterpolationKeyError):
+        assert "wnli" not in columns(recipe)
+        with pytest.raises(InterpolationResolutionError):
             settings(recipe, "wnli")
         return
+    assert set(columns(recipe)) == {*GLUE, "wnli"}
     wnli, rte = settings(recipe, "wnli"), settings(recipe, "rte")
     assert wnli["init_from"] == "none"
-    assert {k for k in keys(wnli) if value(wnli, k) != value(rte, k)} <= {"init_from"}
+    assert {k for k in keys(recipe) if value(wnli, k) != value(rte, k)} <= {"init_from"}
     for key in ("lr", "epochs", "batch", "length", "warmup"):
         assert wnli["_sources"][key].startswith("not in the paper; our choice: RTE's numbers")
 
 
-# --- every number is the source's own -------------------------------------------------------------------------------
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.endswith("-low-data")])
+def test_a_low_data_recipe_is_for_mnli_and_its_four_sizes(recipe: str) -> None:
+    assert set(columns(recipe)) == {"mnli-100", "mnli-1000", "mnli-10000", "mnli-None"}
+    assert settings(recipe, "mnli") == settings(recipe, "mnli-None")
+    for column in ("mnli-50", "mnli-1001", "rte", "rte-100", "sst2"):
+        with pytest.raises(InterpolationResolutionError):
+            settings(recipe, column)
 
 
-TARGETS = {"query": "q", "key": "k", "value": "v"}
-PAPER = {"roberta-base/lora": ("roberta-base", "LoRA"), "roberta-large/lora": ("roberta-large", "LoRA"),
-         "roberta-large/lora-dagger": ("roberta-large", "LoRA-dagger")}
-FROM_PAPER = {   # our key: what the transcribed cell says it is
-    "lr": lambda cell: cell["learning_rate"],
-    "epochs": lambda cell: cell["epochs"],
-    "batch": lambda cell: cell["batch_size"],
-    "length": lambda cell: cell["max_seq_len"],
-    "warmup": lambda cell: cell["warmup_ratio"],
-    "schedule": lambda cell: cell["lr_schedule"],
-    "alpha": lambda cell: cell["lora_alpha"],
-    "r": lambda cell: cell["lora_r"],
-    "targets": lambda cell: [TARGETS[t] for t in cell["lora_targets"]],
-    "init_from": lambda cell: {"best_mnli_lora_checkpoint": "mnli",
-                               "pretrained_model_with_standard_lora_init": "none"}[cell["init"]],
-    "dropout": lambda cell: cell["dropout"],
-    "recipe.seeds": lambda cell: cell["seeds"],
-    "recipe.aggregate": lambda cell: cell["aggregate"],
-    "recipe.setup": lambda cell: cell["setup"],
-}
-PAPER_KEYS = {   # everything that a transcribed cell may say; weight_decay is null there
-    "learning_rate", "epochs", "batch_size", "max_seq_len", "warmup_ratio", "lr_schedule", "lora_alpha", "lora_r",
-    "lora_targets", "init", "dropout", "seeds", "aggregate", "setup", "weight_decay"}
-PAPER_WORDS = {"source", "optimizer", "checkpoint_rule", "tuned", "lora_config_printed", "init_rule"}   # no settings
-
-OFFICIAL = [(f"{model}/lora-official", task) for model in ("roberta-base", "roberta-large") for task in GLUE]
-FROM_SCRIPT = {
-    "lr": lambda cell, _: cell["learning_rate"],
-    "epochs": lambda cell, _: cell["epochs"],
-    "batch": lambda cell, _: cell["effective_batch_size"],
-    "length": lambda cell, _: cell["max_seq_len"],
-    "warmup": lambda cell, _: cell["warmup_ratio"],
-    "weight_decay": lambda cell, _: cell["weight_decay"],
-    "alpha": lambda cell, _: cell["lora_alpha"],
-    "r": lambda cell, _: cell["lora_r"],
-    "targets": lambda cell, _: [TARGETS[t] for t in cell["lora_targets"]],
-    "init_from": lambda cell, _: "mnli" if "mnli" in cell.get("init_lora_path", "") else "none",
-    "method.dropout": lambda cell, _: cell["lora_dropout"],
-    "precision": lambda cell, _: "fp16" if cell["fp16"] else "fp32",
-    "recipe._script": lambda cell, _: cell["path"],
-    "schedule": lambda _, trainer: trainer["lr_schedule"],
-    "betas": lambda _, trainer: [trainer["adam_beta1"], trainer["adam_beta2"]],
-    "eps": lambda _, trainer: trainer["adam_eps"],
-    "clip": lambda _, trainer: trainer["max_grad_norm"],
-    "label_smoothing": lambda _, trainer: trainer["label_smoothing"],
-}
+@pytest.mark.parametrize(("recipe", "column"), [
+    ("gpt3-175b/lora", "rte"), ("gpt3-175b/lora-pe", "samsum"), ("gpt3-175b/lora-pl", "samsum"),
+    ("roberta-large/adapter-h-official", "rte")])
+def test_a_recipe_without_the_column_gives_no_number(recipe: str, column: str) -> None:
+    assert column not in columns(recipe)
+    with pytest.raises(InterpolationResolutionError):
+        settings(recipe, column)
 
 
-@cache
-def source_file(name: str) -> dict[str, Any]:
-    return yaml.safe_load((SOURCES / name).read_text())
+# --- the committed records ------------------------------------------------------------------------------------------
 
 
-def paper_cell(recipe: str, task: str) -> dict[str, Any]:
-    model, method = PAPER[recipe]
-    rows = source_file("paper.yaml")[model][method]
-    return rows["_common"] | rows[task]
-
-
-def script(recipe: str, task: str) -> dict[str, Any]:
-    return source_file("official_scripts.yaml")["scripts"][f"{recipe.split('/')[0].replace('-', '_')}_{task}"]
-
-
-@needs_sources
-@pytest.mark.parametrize("key", FROM_PAPER)
-@pytest.mark.parametrize("task", GLUE)
-@pytest.mark.parametrize("recipe", PAPER)
-def test_paper(recipe: str, task: str, key: str) -> None:
-    assert value(settings(recipe, task), key) == FROM_PAPER[key](paper_cell(recipe, task))
-
-
-@needs_sources
-@pytest.mark.parametrize("key", FROM_SCRIPT)
-@pytest.mark.parametrize(("recipe", "task"), OFFICIAL)
-def test_official(recipe: str, task: str, key: str) -> None:
-    trainer = source_file("official_scripts.yaml")["_meta"]["nlu_defaults"]
-    assert value(settings(recipe, task), key) == FROM_SCRIPT[key](script(recipe, task), trainer)
-
-
-@needs_sources
-@pytest.mark.parametrize(("recipe", "task"), OFFICIAL)
-def test_official_batch_is_told_in_its_factors(recipe: str, task: str) -> None:
-    cell, config = script(recipe, task), settings(recipe, task)
-    factors = f"{cell['per_device_train_batch_size']} x {cell['num_gpus']}"
-    assert config["_sources"]["batch"].startswith(f"{cell['path']}: per GPU x GPUs = {factors} ")
-    assert cell["gradient_accumulation_steps"] == 1
-
-
-@needs_sources
-def test_no_cell_no_script_and_nothing_the_paper_says_is_left_uncompared() -> None:
-    for recipe, (model, method) in PAPER.items():
-        assert set(source_file("paper.yaml")[model][method]) == {"_common", *GLUE}
-        for task in GLUE:
-            cell = paper_cell(recipe, task)
-            assert set(cell) <= PAPER_KEYS | PAPER_WORDS
-            assert cell["weight_decay"] is None   # so the recipe's is our choice, and says so
-            assert settings(recipe, task)["_sources"]["weight_decay"].startswith("not stated; our choice:")
-    names = {name for name in source_file("official_scripts.yaml")["scripts"] if name.startswith("roberta")}
-    assert names == {f"{recipe.split('/')[0].replace('-', '_')}_{task}" for recipe, task in OFFICIAL}
-
-
-# --- where the paper and the scripts part ---------------------------------------------------------------------------
-
-
-EVERYWHERE = {"roberta-base": {"alpha", "batch", "method.init"}, "roberta-large": {"batch", "method.init"}}
-ALSO = {("roberta-large", "cola"): {"lr"}, ("roberta-large", "sst2"): {"length"},
-        ("roberta-large", "stsb"): {"lr", "epochs", "length"}}
-
-
-@pytest.mark.parametrize("task", GLUE)
-@pytest.mark.parametrize("model", EVERYWHERE)
-def test_paper_and_official_differ_exactly_where_they_are_known_to(model: str, task: str) -> None:
-    paper, official = settings(f"{model}/lora", task), settings(f"{model}/lora-official", task)
-    differ = {key for key in RUN + LORA if value(paper, key) != value(official, key)}
-    assert differ == EVERYWHERE[model] | ALSO.get((model, task), set())
-
-
-@pytest.mark.parametrize(("cell", "key", "paper", "official"), [
-    ("roberta-base rte", "alpha", 8, 16), ("roberta-base rte", "batch", 32, 256),
-    ("roberta-base cola", "batch", 32, 64), ("roberta-large rte", "batch", 8, 64),
-    ("roberta-large cola", "lr", 2e-4, 3e-4), ("roberta-large sst2", "length", 128, 512),
-    ("roberta-large sst2", "batch", 4, 64), ("roberta-large stsb", "lr", 2e-4, 3e-4),
-    ("roberta-large stsb", "epochs", 30, 10), ("roberta-large stsb", "length", 512, 128),
-    ("roberta-large stsb", "batch", 8, 32)])
-def test_known_disagreements(cell: str, key: str, paper: float, official: float) -> None:
-    model, task = cell.split()
-    assert value(settings(f"{model}/lora", task), key) == paper
-    assert value(settings(f"{model}/lora-official", task), key) == official
-
-
-def test_dagger_starts_nothing_from_mnli_and_uses_one_batch_and_length() -> None:
-    dagger = [settings("roberta-large/lora-dagger", task) for task in GLUE]
-    assert {(c["init_from"], c["batch"], c["length"]) for c in dagger} == {("none", 4, 128)}
-
-
-@pytest.mark.parametrize("model", ["roberta-base", "roberta-large"])
-def test_fine_tuning_is_ours(model: str) -> None:
-    for task in GLUE:
-        config = settings(f"{model}/ft", task)
-        assert config["init_from"] == "none" and "alpha" not in config
-        assert config["lr"] < settings(f"{model}/lora", task)["lr"] / 5
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_recipe_still_gives_a_committed_record_its_settings(path: Path, tmp_path: Path) -> None:
+    """Composed again as the record says it was, with what the command line changed, the cell has the same identity."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    told = record["settings"]
+    said = [key for key, source in record["sources"].items() if source == "command line"]
+    config = cell(f"task={told['task']['name']}", f"model={told['model']['name']}", f"method={told['method']['name']}",
+                  f"recipe={told['recipe']['name']}", f"scale={told['scale']['name']}").copy()
+    for key in ("seed", "task.limit", "model.path", *said):
+        OmegaConf.update(config, key, value(told, key))
+    if told["model"]["path"] == "folder":
+        config.model.path = str(tmp_path)
+    again = OmegaConf.to_container(config, resolve=True)
+    if again["precision"] == "auto":   # the record has what the device made of it
+        again["precision"] = told["precision"]
+    assert identity(again) == plain(told)
