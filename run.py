@@ -88,7 +88,8 @@ def _plain(config: DictConfig) -> dict[str, Any]:
         key = str(error.full_key)
         raise Refused(f"{key} is needed: say {key}=…") from None
     except InterpolationResolutionError as error:
-        raise Refused(door.no_number(config.recipe.name, str(error.full_key), config.task.name)) from None
+        task = config.task
+        raise Refused(door.no_number(config.recipe.name, str(error.full_key), task.name, task.limit)) from None
     return door.check_settings(settings)
 
 

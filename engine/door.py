@@ -88,7 +88,11 @@ def recipes_of(method: str, methods: Sequence[str], recipes: Sequence[str]) -> l
     return [recipe for recipe in recipes if owner(recipe) == method]
 
 
-def no_number(recipe: str, key: str, task: str) -> str:
-    """For a recipe without a column for the task."""
-    return (f"recipe {recipe} has no {key} for task={task}: add the task to its table (conf/recipe/{recipe}.yaml), "
-            f"or choose another recipe")
+def no_number(recipe: str, key: str, task: str, limit: object) -> str:
+    """For a recipe without a column for the task, or (low-data recipes) for so many examples of it."""
+    where = f"conf/recipe/{recipe}.yaml"
+    if recipe.endswith("-low-data"):
+        return (f"recipe {recipe} has no {key} for task={task} task.limit={limit}: Table 17 has MNLI alone, on 100, "
+                "1000, 10000 or (task.limit=null) all examples")
+    return (f"recipe {recipe} has no {key} for task={task}: add the task to its table ({where}), or choose another "
+            f"recipe")

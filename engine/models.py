@@ -44,9 +44,15 @@ def shape(spec: ModelSpec, outputs: int, length: int = 0, special: int = 0) -> B
     """The model without weights, on the meta device: for counting, without any download. outputs 0: a language model.
 
     Raises Refused when nobody wrote the shape down, or it has no positions for `length` and `special` tokens."""
-    if spec.config is None:
-        raise Refused(f"model={spec.name}: conf/model/{spec.name}.yaml gives no shape to build without weights")
-    config = AutoConfig.for_model(**spec.config, num_labels=outputs or 1)
+    folder = Path(spec.path or "")
+    if spec.config is not None:
+        config = AutoConfig.for_model(**spec.config, num_labels=outputs or 1)
+    elif spec.path is not None and folder.is_dir():
+        with _readable(spec.name, folder):
+            config = AutoConfig.from_pretrained(folder, num_labels=outputs or 1, trust_remote_code=False)
+    else:
+        raise Refused(f"model={spec.name}: neither conf/model/{spec.name}.yaml nor a folder (model.path=DIR) says what "
+                      "shape it has")
     _check_room(spec.name, config, length, special)
     config.pad_token_id = config.eos_token_id if config.pad_token_id is None else config.pad_token_id
     with torch.device("meta"):

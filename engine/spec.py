@@ -67,6 +67,6 @@ class ModelSpec:
     revision: str | None
     package: str | None
     sha256: str | None
-    attention: str
+    attention: str | None  # None: what the library takes
     config: Mapping[str, Any] | None
     roles: Mapping[str, Any]

@@ -78,30 +78,53 @@ def glue_folder(tmp_path: Path) -> Path:
     return write_glue(tmp_path / "data", ("rte", "cola", "stsb", "mnli"))
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a two-layer BERT with random weights and a WordPiece tokenizer: model=encoder model.path=DIR."""
+def write_model(folder: Path, kind: str = "bert") -> Path:
+    """A folder with a two-layer model with random weights and a tokenizer; bert, deberta, llama, or gpt2,
+    whose tokenizer has neither a sign to begin with nor one to pad with, as the real one."""
     import torch
+    import transformers as hf
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("models") / "tiny"
     signs = "abcdefghijklmnopqrstuvwxyz0123456789"
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *".,?!'-", *(f"##{sign}" for sign in signs), *WORDS]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
-    names = ("pad", "unk", "cls", "sep", "mask")
-    PreTrainedTokenizerFast(
-        tokenizer_object=made, model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **{f"{name}_token": f"[{name.upper()}]" for name in names}).save_pretrained(folder)
+    if kind in ("gpt2", "llama"):
+        hf.PreTrainedTokenizerFast(
+            tokenizer_object=made, model_input_names=["input_ids", "attention_mask"],
+            **{f"{name}_token": "[MASK]" for name in ("unk", "bos", "eos")}).save_pretrained(folder)
+    else:
+        made.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+        names = ("pad", "unk", "cls", "sep", "mask")
+        hf.PreTrainedTokenizerFast(
+            tokenizer_object=made, model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+            **{f"{name}_token": f"[{name.upper()}]" for name in names}).save_pretrained(folder)
+    sizes = {"vocab_size": len(vocabulary), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "intermediate_size": 64, "max_position_embeddings": 96}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        BertModel(BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                             intermediate_size=64, max_position_embeddings=96)).save_pretrained(folder)
+        if kind == "gpt2":
+            model: Any = hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=len(vocabulary), n_embd=32, n_layer=2, n_head=2,
+                                                          n_positions=96, bos_token_id=4, eos_token_id=4))
+        elif kind == "llama":
+            model = hf.LlamaForCausalLM(hf.LlamaConfig(**sizes))
+        elif kind == "deberta":
+            model = hf.DebertaV2Model(hf.DebertaV2Config(
+                **sizes, attention_head_size=16, type_vocab_size=0, relative_attention=True, position_buckets=8,
+                pos_att_type=["p2c", "c2p"], share_att_key=True, norm_rel_ebd="layer_norm", conv_kernel_size=3,
+                position_biased_input=False, conv_act="gelu"))
+        else:
+            model = hf.BertModel(hf.BertConfig(**sizes))
+        model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT: model=encoder model.path=DIR."""
+    return write_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

@@ -172,7 +172,8 @@ def test_layers_of_an_unknown_build_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("design", "places"), [
-    ("houlsby", {"self_attn.o_proj.adapter", "mlp.down_proj.adapter"}), ("pfeiffer", {"adapter"}), ("lin", {"adapter"})])
+    ("houlsby", {"self_attn.o_proj.adapter", "mlp.down_proj.adapter"}), ("pfeiffer", {"adapter"}),
+    ("lin", {"adapter"})])
 def test_llama_has_no_dropout_and_its_adapters_stand_behind_the_projections(design: str, places: set[str]) -> None:
     config = transformers.LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
                                       num_attention_heads=2, num_labels=2, pad_token_id=0)

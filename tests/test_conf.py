@@ -27,7 +27,7 @@ def records(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((out / "runs").rglob("*-s*.json"))]
 
 
-@pytest.mark.parametrize("method", ["lora", "ft"])
+@pytest.mark.parametrize("method", ["lora", "ft"])   # the others: test_architectures.py
 @pytest.mark.parametrize("task", options("task"))
 def test_every_task_trains_with_every_method(cli: Cli, small: list[str], tmp_path: Path, task: str,
                                              method: str) -> None:
@@ -49,10 +49,10 @@ def test_a_run_of_a_single_step_trains_or_is_refused(cli: Cli, small: list[str])
     assert status in (0, 2) and "Traceback" not in err
 
 
-@pytest.mark.parametrize("model", [name for name in options("model") if name != "encoder"])
+@pytest.mark.parametrize("model", [name for name in options("model") if name not in ("encoder", "decoder")])
 @pytest.mark.parametrize("method", ["lora", "ft"])
 def test_every_model_shows_its_shape_without_weights(cli: Cli, tmp_path: Path, model: str, method: str) -> None:
-    words = [f"model={model}", f"method={method}", "task=sst2", f"runtime.out={tmp_path / 'out'}"]
+    words = [f"model={model}", f"method={method}", f"runtime.out={tmp_path / 'out'}"]
     status, out, err = cli(*words, "runtime.show=parameters")
     assert status == 0, err
     assert "trainable (head left out, as the paper counts)" in out and not (tmp_path / "out").exists()
@@ -63,7 +63,8 @@ def test_every_model_composes_with_every_scale_and_method(model: str) -> None:
     for scale, method in (("demo", "lora"), ("paper", "ft")):
         settings = composed(f"model={model}", f"method={method}", f"scale={scale}", "model.path=x")
         assert settings["model"]["name"] == model and settings["scale"]["name"] == scale
-        assert settings["method"]["name"] == method and settings["recipe"]["name"] == f"{model}/{method}"
+        assert settings["method"]["name"] == method
+        assert settings["recipe"]["name"] in (f"{model}/{method}", f"decoder/{method}")
         assert {"q", "k", "v", "o", "ff"} <= settings["model"]["roles"].keys()
 
 
@@ -76,6 +77,23 @@ def test_every_task_composes_as_the_paper_has_it(task: str) -> None:
 def test_every_scale_says_which_data_it_means() -> None:
     kinds = {scale: composed("task=rte", f"scale={scale}")["scale"]["data"] for scale in options("scale")}
     assert kinds == {"demo": "synthetic", "paper": "real"}
+
+
+@pytest.mark.parametrize("method", options("method"))
+def test_every_method_is_shown_on_a_stand_in(cli: Cli, method: str) -> None:
+    """What would train and what it takes, item by item; all of it sums up."""
+    status, out, err = cli("model=minilm", f"method={method}", "runtime.show=parameters")
+    assert status == 0, err
+    counts = {line.split("  ")[0]: int(re.findall(r"([\d,]+)  +[\d.]+ %$", line)[0].replace(",", ""))
+              for line in out.splitlines() if line.endswith(" %")}
+    total, trainable, head = (counts.pop(key) for key in (
+        "the whole model", "trainable (head left out, as the paper counts)", "head"))
+    assert sum(count for key, count in counts.items() if key.startswith("body ")) == trainable <= total
+    assert sum(count for key, count in counts.items() if key.startswith("head ")) == head
+    items = {line.split()[0]: float(line.split()[1]) for line in out.split("on one device\n")[1].splitlines()[1:]}
+    assert abs(sum(items.values()) - 2 * items["together"]) < 0.003
+    assert items["weights"] == pytest.approx(4 * total / 1e9, abs=0.001)
+    assert items["optimiser"] == pytest.approx(8 * (trainable + head) / 1e9, abs=0.001)
 
 
 @pytest.mark.parametrize("show", ["recipe", "diff"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import COLUMNS, ROOT, Row, glue_rows, glue_splits, jsonl, tree, write_glue
+from conftest import COLUMNS, ROOT, Row, glue_rows, glue_splits, jsonl, tree, write_glue, write_model
 from datasets import ClassLabel, Dataset, Features, Value
 
 from engine.contract import Origin, Refused, Special
@@ -190,6 +190,37 @@ def test_a_long_pair_is_cut_to_the_length_at_its_longest_side(tokenizer: Any) ->
     ids = tokens(rows, ("sentence1", "sentence2"), tokenizer, 16).batch([0])["input_ids"][0].tolist()
     words = tokenizer.convert_ids_to_tokens(ids)
     assert words == ["[CLS]", *["cat"] * 11, "[SEP]", "dog", "dog", "[SEP]"]
+
+
+@pytest.mark.parametrize("columns", [("sentence1",), ("sentence1", "sentence2")])
+def test_special_tokens_stand_behind_cls_and_behind_all(tokenizer: Any, columns: tuple[str, ...]) -> None:
+    """The text is the same as without them, and padding comes behind the infix."""
+    rows = [{"sentence1": "the cat", "sentence2": "a dog sees", "label": 0},
+            {"sentence1": "the cat " * 40, "sentence2": "dog", "label": 1}]
+    plain, split = (tokens(rows, columns, tokenizer, 16, special) for special in (NONE, Special((900, 901), (902,))))
+    one, other = plain.batch([0, 1]), split.batch([0, 1])
+    for i, length in enumerate(plain.lengths):
+        text = one["input_ids"][i, :length].tolist()
+        row = other["input_ids"][i].tolist()
+        assert row[:length + 3] == [text[0], 900, 901, *text[1:], 902]
+        assert set(row[length + 3:]) <= {tokenizer.pad_token_id}
+        assert other["attention_mask"][i].sum() == length + 3 == split.lengths[i]
+        types, kept = other["token_type_ids"][i].tolist(), one["token_type_ids"][i, :length].tolist()
+        assert types[:length + 3] == [0, 0, 0, *kept[1:], kept[-1]]
+    assert plain.lengths[1] == 16   # the text is cut to the length; the special tokens come on top
+
+
+def test_a_tokenizer_without_signs_of_its_own_gets_a_line_break_between_two_texts(tmp_path: Path) -> None:
+    """GPT-2's would glue the two together. Its prefix stands in front of all."""
+    from transformers import AutoTokenizer
+
+    bare = AutoTokenizer.from_pretrained(write_model(tmp_path / "gpt2", "gpt2"))
+    bare.pad_token = bare.eos_token
+    rows = [{"sentence1": "the cat", "sentence2": "a dog", "label": 0}, {"sentence1": "", "sentence2": "", "label": 0}]
+    split = tokens(rows, ("sentence1", "sentence2"), bare, 16, Special((900,), (901,)))
+    assert split.batch([0])["input_ids"].tolist() == [[900, *bare("the cat\na dog")["input_ids"], 901]]
+    alone = tokens(rows, ("sentence1",), bare, 16)
+    assert alone.batch([1])["input_ids"].tolist() == [[bare.eos_token_id]]   # an empty text is an input too
 
 
 @pytest.mark.parametrize("name", sorted(ORDER))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Cli, glue_rows, jsonl, tree
+from conftest import ROOT, Cli, glue_rows, jsonl, tree, write_model
 
 HEAVY = ("torch", "transformers", "datasets", "evaluate", "wandb", "pandas")
 REPO = ("results", "multirun", "outputs")
@@ -76,7 +76,25 @@ SETTINGS = [
     (["recipe=roberta-base/nothing"], ["recipe", "roberta-base", "nothing", "lora-official"]),
     (["model.path=/nowhere"], ["model.path=/nowhere", "no such folder"]),
     (["runtime.show=x"], ["runtime.show=x", "recipe, diff, parameters"]),
-    (["runtime.show=parameters"], ["encoder", "shape"]),
+    (["r={q:8,x:4}"], ["{q:8,x:4}", "x is no target", "q, v"]),
+    (["r={q:8}"], ["{q:8}", "v is a target without a rank"]),
+    (["r={q:8,v:0}"], ["r.v=0", "at least 1"]),
+    (["r={q:8,v:40}"], ["r=40", "up to 32"]),
+    (["r=q:8", "r=v:4"], ["r=v:4", "quotes", "'r={q:8,v:8}'"]),
+    (["method=preembed", "l_p=600"], ["608", "96 positions"]),
+    (["method=prelayer", "l_p=0", "l_i=0"], ["l_p=0 l_i=0", "trains nothing"]),
+    (["method=prelayer", "l_p=40"], ["length=64", "96 positions", "48 special", "length=48"]),
+    (["method=lora-pe", "l_i=-1"], ["l_i=-1", "at least 0"]),
+    (["method=lora-pl", "targets=[z]"], ["'z'"]),
+    (["method=preembed", "method.l_p=3"], ["method.l_p=3", "say l_p="]),
+    (["method=adapter-h", "r=0"], ["r=0", "at least 1"]),
+    (["method=adapter-h", "drop=1"], ["drop: no such setting"]),
+    (["method=adapter-d", "drop=2"], ["drop=2", "layers 0 to 1"]),
+    (["method=adapter-d", "drop=[7]"], ["drop=[7]", "layers 0 to 1"]),
+    (["method=adapter-p", "method.activation=sin"], ["sin", "relu, swish, gelu"]),
+    (["method=ft-top2", "top=3"], ["top=3", "2 layers"]),
+    (["recipe=gpt3-175b/ft-low-data", "method=ft", "task.limit=50"], ["limit=50", "Table 17"]),
+    (["cls_dropout=2"], ["cls_dropout=2", "at most 1"]),
     (["runtime.save=all"], ["runtime.save=all", "both, best, none"]),
     (["runtime.wandb=yes"], ["runtime.wandb", "off, offline, online"]),
     (["length=100000"], ["length=100000", "96 positions"]),
@@ -91,6 +109,16 @@ SETTINGS = [
 def test_a_wrong_setting_is_refused(cli: Cli, small: list[str], tmp_path: Path, words: list[str],
                                     says: list[str]) -> None:
     refused(cli, tmp_path, [*small, *words], *says)
+
+
+def test_bitfit_is_refused_on_a_model_without_biases(cli: Cli, small: list[str], tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "llama", "llama")
+    words = ["model=decoder", "model/roles=llama", "recipe=decoder/bitfit", f"model.path={folder}", "method=bitfit"]
+    refused(cli, tmp_path, [word for word in small if not word.startswith("model")] + words, "no biases")
+
+
+def test_what_was_never_published_is_only_counted(cli: Cli, tmp_path: Path) -> None:
+    refused(cli, tmp_path, ["model=gpt3-175b", f"runtime.out={tmp_path}/out"], "gpt3-175b", "not public", "gpt2-medium")
 
 
 def test_a_refused_setting_is_not_its_own_suggestion(cli: Cli, small: list[str]) -> None:

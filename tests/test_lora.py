@@ -155,9 +155,9 @@ def test_at_the_start_the_model_is_the_base_model_bit_for_bit(kind: str, mode: s
 # --- PEFT -----------------------------------------------------------------------------------------------------------
 
 
-def theirs(ours: Backbone, dtype: torch.dtype) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+def theirs(ours: Backbone, dtype: torch.dtype, **ranks: int) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     """PEFT's LoRA on the same base with our A copied in, and its trainable parameters under our names."""
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["query", "value"], lora_dropout=0.0,
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["query", "value"], lora_dropout=0.0, rank_pattern=ranks,
                         modules_to_save=["classifier"])
     model = get_peft_model(tiny.backbone().model.to(dtype), config)
     named = {}
@@ -178,11 +178,12 @@ def theirs(ours: Backbone, dtype: torch.dtype) -> tuple[nn.Module, dict[str, nn.
     return model, named
 
 
+@pytest.mark.parametrize("r", [4, {"q": 6, "v": 1}], ids=["one rank", "a rank each"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=["fp32", "fp64"])
-def test_ten_adamw_steps_and_the_merged_model_are_pefts(dtype: torch.dtype, bound: float) -> None:
-    made = tiny.adapted(tiny.lora())
+def test_ten_adamw_steps_and_the_merged_model_are_pefts(dtype: torch.dtype, bound: float, r: Any) -> None:
+    made = tiny.adapted(tiny.lora(r=r))
     made.model.to(dtype)
-    peft, named = theirs(made, dtype)
+    peft, named = theirs(made, dtype, **({"query": r["q"], "value": r["v"]} if isinstance(r, dict) else {}))
     own = {name: p for name, p in made.model.named_parameters() if p.requires_grad}
     begin = {name: p.detach().clone() for name, p in own.items()}
     optimisers = [torch.optim.AdamW(list(group.values()), lr=1e-2, weight_decay=0.01) for group in (own, named)]
@@ -204,6 +205,23 @@ def test_ten_adamw_steps_and_the_merged_model_are_pefts(dtype: torch.dtype, boun
             module.merge()
         merged, reference = tiny.logits(made.model, batch), tiny.logits(peft.merge_and_unload(), batch)
     assert (merged - reference).abs().max() < 10 * bound and (merged - unmerged).abs().max() < 10 * bound
+
+
+@pytest.mark.parametrize("kind", ["roberta", "bert", "deberta", "gpt2"])
+def test_any_subset_of_the_matrices_can_have_a_rank_of_its_own(kind: str) -> None:
+    """ΔW has the rank of its target, in GPT-2 in its own third of the fused projection, and alpha stays what it is."""
+    ranks = {"q": 1, "k": 2, "o": 3, "ff": 5}
+    made = tiny.adapted(tiny.lora(r=ranks, targets=list(ranks), alpha=6), kind)
+    tiny.randomise(made.model, 1.0)
+    found: dict[str, set[int]] = {}
+    for module in layers(made.model):
+        delta = module.delta().double()
+        for s in module.slices:
+            found.setdefault(s.name, set()).add(int(torch.linalg.matrix_rank(delta[s.start:s.stop], rtol=1e-5)))
+            assert module.scale[s.name] == 6 / ranks[s.name]
+        if kind == "gpt2" and "q" in module.scale:
+            assert not delta[32:].any() and not torch.equal(module.A["q"][:1], module.A["k"][:1])
+    assert found == {name: {rank} for name, rank in ranks.items()}
 
 
 # --- merging --------------------------------------------------------------------------------------------------------
@@ -408,6 +426,7 @@ def test_counts_are_those_of_the_transcribed_table(name: str) -> None:
 
 @pytest.mark.parametrize("changes", [
     {"r": 0}, {"r": -4}, {"r": 2.5}, {"r": True}, {"r": None}, {"r": "4"}, {"alpha": 0}, {"alpha": -1},
+    {"r": {"q": 4}}, {"r": {"q": 4, "v": 4, "k": 4}}, {"r": {"q": 4, "v": 0}}, {"r": {}}, {"r": [4]},
     {"alpha": math.nan}, {"alpha": math.inf}, {"targets": []}, {"targets": ["q", "q"]}, {"targets": "qv"},
     {"dropout": 1.0}, {"dropout": -0.1}, {"std": 0}, {"init": "zeros"},
 ], ids=str)

@@ -39,7 +39,7 @@ def places(kind: str) -> list[int]:
 
 
 def embedded(base: nn.Module, kind: str, special: torch.Tensor) -> torch.Tensor:
-    """The word embeddings of the example with these rows (l_p + l_i, d) for its special tokens, put together by hand."""
+    """The example's word embeddings with these rows (l_p + l_i, d) for its special tokens, put together by hand."""
     words = base.get_input_embeddings().weight[list(TEXT)]
     cut = 0 if kind == "gpt2" else 1
     return torch.cat([words[:cut], special[:L_P], words[cut:], special[L_P:]])[None]

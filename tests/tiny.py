@@ -55,7 +55,7 @@ GPT2 = {name: {"pattern": FUSED, "part": part, "parts": 3} for part, name in enu
 
 
 def spec(roles: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> ModelSpec:
-    return ModelSpec("tiny", "tiny", None, None, None, "sdpa", config, roles)
+    return ModelSpec("tiny", "tiny", None, None, None, None, config, roles)
 
 
 def backbone(kind: str = "roberta", outputs: int = 2, seed: int = 0, dropout: float = 0.0, layers: int = 2,
