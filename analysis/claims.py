@@ -30,7 +30,7 @@ REASONS: dict[tuple[str, ...], str] = {
         "no whole number of tokens gives it; 0.1 % of the model does, so it is likely a label from the prior work",
     ("gpt2-large", "LoRA"): "Table 11's r = 4 gives less; the figure is that of the prefix row, 0.1 % of the model",
     ("gpt3-175b", "FT"):
-        "more than there is with the output matrix tied to the embedding, and still slightly more than with one of its own",
+        "more than there is with the output matrix tied to the embedding, and slightly more than with one of its own",
     ("gpt3-175b", "BitFit"): "12 L d would round to it, but a layer of GPT has 11 d biases; the paper has no formula",
     ("gpt3-175b", "PreLayer"): "too high, by a smaller share the more tokens there are; a layer more is no remedy",
     ("gpt3-175b", "LoRA", "37.7M"): "Appendix D.4 names r = 2 for it, which gives half; Table 15 has r = 4",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from engine.backbone import Backbone
+from engine.backbone import Backbone, Site
 from engine.contract import Refused, number, one_of
 from lora.layer import gaussian
 
@@ -67,6 +67,9 @@ class AroundNorm(nn.Module):
         return self.last(y + self.adapter(self.last(y)))
 
 
+StandIn = type[BehindSublayer] | type[AroundNorm]
+
+
 def behind_block(block: nn.Module, args: object, y: torch.Tensor | tuple[torch.Tensor, ...]) -> object:
     """A forward hook: y + f(y) of a layer's output, which some models return in a tuple."""
     adapter = block.get_submodule("adapter")
@@ -104,10 +107,11 @@ class Adapter:
             raise Refused(f"drop={self.drop}: the model has layers 0 to {len(blocks) - 1}, and one of them at least "
                           "must keep its adapter")
         kept = [f"{holder}.{layer}" for layer in range(len(blocks)) if layer not in dropped]
-        places = [place for block in kept for place in self._places(backbone, block)]
+        sites = backbone.sites(["o", "ff"])
+        places = [place for block in kept for place in self._places(backbone.model, block, sites)]
+        device = next(blocks[0].parameters()).device
         for name, stand_in, d in places:
             module = backbone.model.get_submodule(name)
-            device = next(backbone.model.get_submodule(holder).parameters()).device
             adapter = Bottleneck(d, self.r, self.activation, self.design == "lin", self.std, generator, device)
             if stand_in is not None:
                 backbone.swap(name, stand_in(module, adapter))
@@ -115,24 +119,23 @@ class Adapter:
                 module.add_module("adapter", adapter)
                 module.register_forward_hook(behind_block)
 
-    def _places(self, backbone: Backbone, block: str) -> list[tuple[str, type[nn.Module] | None, int]]:
+    def _places(self, model: nn.Module, block: str, sites: Sequence[Site]) -> list[tuple[str, StandIn | None, int]]:
         """Where this layer's adapters go: which module, what stands in for it (None: a hook behind it), and d."""
-        sites = [site for site in backbone.sites(["o", "ff"]) if site.name.startswith(f"{block}.")]
-        projections = {site.role: site for site in sites}  # the last of each role: ff ends the MLP
+        inside = [site for site in sites if site.name.startswith(f"{block}.")]
+        projections = {site.role: site for site in inside}  # the last of each role: ff ends the MLP
         if projections.keys() != {"o", "ff"}:
             raise Refused(f"method={self.name}: {block} needs an o and an ff; set model.roles.o and model.roles.ff")
         d = projections["ff"].stop
         if self.design == "lin":
             return [(block, None, d)]
         mlp, _, _ = projections["ff"].name.rpartition(".")
-        inside = {name for name, _ in backbone.model.get_submodule(block).named_children()}
-        post = hasattr(backbone.model.get_submodule(mlp), "LayerNorm")
-        if not post and not inside & {"ln_1", "input_layernorm"}:
+        post = hasattr(model.get_submodule(mlp), "LayerNorm")  # BERT's MLP normalises its sum itself
+        if not post and not any(hasattr(model.get_submodule(block), norm) for norm in ("ln_1", "input_layernorm")):
             raise Refused(f"method={self.name}: where an adapter goes is only known in layers built as BERT's, "
                           f"DeBERTa's, GPT-2's or Llama's; {block} is none of them")
         if self.design == "pfeiffer":
             return [(f"{mlp}.LayerNorm", AroundNorm, d) if post else (block, None, d)]
-        return [(_last(backbone.model, projections[role].name), BehindSublayer, d) for role in ("o", "ff")]
+        return [(_last(model, projections[role].name), BehindSublayer, d) for role in ("o", "ff")]
 
 
 def _last(model: nn.Module, projection: str) -> str:

@@ -76,9 +76,12 @@ class Backbone:
         return found
 
     def blocks(self) -> tuple[str, Sequence[nn.Module]]:
-        """The Transformer layers, first to last, and the name of the list that holds them (…encoder.layer)."""
+        """The name of the list that holds the Transformer layers (…encoder.layer), and these, first to last. Raises
+        Refused when there is none."""
         lists = ((name, module) for name, module in self.model.named_modules() if isinstance(module, nn.ModuleList))
-        name, blocks = next(lists)
+        name, blocks = next(lists, ("", nn.ModuleList()))
+        if not len(blocks):
+            raise Refused(f"{type(self.model).__name__} has no list of layers to adapt one by one")
         return name, list(blocks)
 
     def swap(self, name: str, module: nn.Module) -> None:
