@@ -164,10 +164,15 @@ def headline(full: int, lora: Mapping[int, int]) -> list[str]:
     ]
     lines = ["| claim (section) | printed | from the counts |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += ["", "Training memory, without activations. Full fine-tuning pays for every parameter; LoRA with r = 4",
-              f"pays the same for its own {small:,}, and 2 bytes, the fp16 weight, for each frozen one.", "",
-              "| memory model: bytes a trained parameter | bytes | FT | LoRA | times less | saved |",
-              "|---|--:|--:|--:|--:|--:|"]
+    return [*lines, "", *memory(full, small)]
+
+
+def memory(full: int, small: int) -> list[str]:
+    """Training memory under each model, for all `full` parameters and for LoRA's `small` beside them frozen."""
+    lines = ["Training memory, without activations. Full fine-tuning pays for every parameter; LoRA with r = 4",
+             f"pays the same for its own {small:,}, and 2 bytes, the fp16 weight, for each frozen one.", "",
+             "| memory model: bytes a trained parameter | bytes | FT | LoRA | times less | saved |",
+             "|---|--:|--:|--:|--:|--:|"]
     for what, cost in MEMORY.items():
         ft, adapted = cost * full, 2 * full + cost * small
         lines.append(f"| {what} | {cost} | {size(ft)} | {size(adapted)} | {ft / adapted:.1f} | "

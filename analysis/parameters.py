@@ -18,11 +18,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from analysis import built, claims
+from analysis.markdown import grid
 from engine.files import whole
 
 FACTS = Path(__file__).parents[1] / "results" / "paper" / "parameter_counts.csv"
 HEADER = ("row", "model and method", "settings", "built", "formula", "printed", "%", "reading", "also", "fp16", "Adam")
-NUMBERS = range(3, 7)  # its columns that are aligned to the right
+NUMBERS = (3, 4, 5, 6, 9, 10)  # its columns that are set flush right
 LEGEND = """\
 # Parameter counts: printed, by the formula, and built
 
@@ -135,7 +136,7 @@ def page(found: Sequence[Figure]) -> str:
     """The Markdown page: legend, one table for each of the paper's, headline claims, findings."""
     lines = [LEGEND, summary(found)]
     for table, rows in groupby(found, key=lambda f: f.table):
-        lines += ["", f"## Table {table}", "", *grid([HEADER, *map(cells, rows)])]
+        lines += ["", f"## Table {table}", "", *grid([HEADER, *map(cells, rows)], NUMBERS)]
     gpt3 = {f.config if f.method == "LoRA" else f.method: f.built for f in found if f.model == "gpt3-175b"}
     lora = {r: gpt3[f"r_q={r};r_v={r}"] for r in (1, 2, 4, 8)}  # Table 15
     lines += ["", "## Headline claims, recomputed", "", *claims.headline(gpt3["FT"], lora)]
@@ -164,16 +165,6 @@ def cells(f: Figure) -> list[str]:
 def signed(percent: float) -> str:
     """Two decimals and a sign, never -0.00."""
     return f"{round(percent, 2) + 0.0:+.2f}"
-
-
-def grid(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, the first row its head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    right = [i in NUMBERS or i >= len(widths) - 2 for i in range(len(widths))]
-    lines = ["| " + " | ".join(cell.rjust(width) if end else cell.ljust(width) for cell, width, end in
-                               zip(row, widths, right, strict=True)) + " |" for row in rows]
-    rule = ["-" * (width + 1) + (":" if end else "-") for width, end in zip(widths, right, strict=True)]
-    return [lines[0], f"|{'|'.join(rule)}|", *lines[1:]]
 
 
 def findings(found: Sequence[Figure]) -> list[str]:

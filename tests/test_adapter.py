@@ -40,13 +40,13 @@ def made(design: str, kind: str, **changes: Any) -> Backbone:
     return backbone
 
 
-def bottlenecks(backbone: Backbone) -> list[Function]:
+def bottlenecks(backbone: Backbone, design: str) -> list[Function]:
     """Each adapter of the model as a formula on its numbers, in order: a reference for the module itself."""
     def function(one: Bottleneck) -> Function:
         down, up, act = one.down, one.up, {nn.ReLU: lambda x: x * (x > 0), nn.SiLU: lambda x: x / (1 + (-x).exp())}
 
         def f(y: torch.Tensor) -> torch.Tensor:
-            if isinstance(one.norm, nn.LayerNorm):
+            if design == "lin":
                 y = (y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
                 y = y * one.norm.weight + one.norm.bias
             return act[type(one.activation)](y @ down.weight.T + down.bias) @ up.weight.T + up.bias
@@ -100,7 +100,7 @@ def test_an_adapted_model_is_the_formula(design: str, kind: str, dropout: float)
     """In training too: the adapter stands behind the sub-layer's dropout and draws no dropout of its own."""
     backbone, batch = made(design, kind, dropout=dropout), tiny.inputs(tiny.lora(), kind)
     outputs = []
-    for model in (backbone.model, reference(design, kind, bottlenecks(backbone), dropout)):
+    for model in (backbone.model, reference(design, kind, bottlenecks(backbone, design), dropout)):
         torch.manual_seed(3)
         outputs.append(model.train()(**batch).logits)
     plain = tiny.backbone(kind).model.double()(**batch).logits
