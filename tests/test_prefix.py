@@ -143,6 +143,7 @@ def test_counts_are_the_papers_formulas(method: type[Any], l_p: int, l_i: int) -
     names = [name for name, p in backbone.model.named_parameters() if p.requires_grad and "classifier" not in name]
     count = sum(backbone.model.get_parameter(name).numel() for name in names)
     assert count == 16 * (l_p + l_i) * (3 if method is PreLayer else 1)
+    assert len(backbone.model.state_dict()) == len(tiny.backbone(layers=3).model.state_dict()) + len(names)
     assert backbone.model(**tiny.inputs(tiny.prefix(method, l_p=l_p, l_i=l_i))).logits.isfinite().all()
 
 
