@@ -53,6 +53,7 @@ def job(config: DictConfig) -> None:
 
 
 def _job(config: DictConfig, overrides: list[str]) -> None:
+    door.check_recipe(HydraConfig.get().runtime.choices, _names("method"))
     settings = _plain(config)
     said = {word.partition("=")[0] for word in overrides} & settings["_sources"].keys()
     if said:
@@ -62,8 +63,7 @@ def _job(config: DictConfig, overrides: list[str]) -> None:
                 settings["_sources"][key] = "command line"
     wanted = settings["runtime"]["show"]
     if wanted in ("recipe", "diff"):
-        print(show.recipe(settings) if wanted == "recipe" else show.diff(_variants(settings, overrides)))
-        return
+        return print(show.recipe(settings) if wanted == "recipe" else show.diff(_variants(settings, overrides)))
     if wanted not in (None, "parameters"):
         raise Refused(f"runtime.show={wanted}: runtime.show must be one of recipe, diff, parameters")
 

@@ -71,7 +71,7 @@ def method(name: str, s: Mapping[str, int], targets: Sequence[str]) -> Applied:
 @cache
 def _shape(model: str) -> Backbone:
     """The model as it comes, to be copied: with a head for MNLI's three classes, or a language model without one."""
-    return models.shape(spec(model), 0 if model.startswith("gpt") else 3)
+    return models.shape(spec(model), 0 if model.startswith("gpt") else 3, None, 0)
 
 
 @cache

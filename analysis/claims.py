@@ -32,7 +32,7 @@ REASONS: dict[tuple[str, ...], str] = {
     ("gpt3-175b", "FT"):
         "more than there is with the output matrix tied to the embedding, and slightly more than with one of its own",
     ("gpt3-175b", "BitFit"): "12 L d would round to it, but a layer of GPT has 11 d biases; the paper has no formula",
-    ("gpt3-175b", "PreLayer"): "too high, by a smaller share the more tokens there are; a layer more is no remedy",
+    ("gpt3-175b", "PreLayer"): "too high, by 0.8 to 8 %; a layer more is no remedy",
     ("gpt3-175b", "LoRA", "37.7M"): "Appendix D.4 names r = 2 for it, which gives half; Table 15 has r = 4",
     ("gpt3-175b", "LoRA", "603.8M"): "neither rounded nor cut: twice the figure of half as many matrices, itself cut",
     ("gpt3-175b", "LoRA+PL"): "too high, as the prefix-layer rows are",

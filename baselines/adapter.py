@@ -96,19 +96,29 @@ class Adapter:
         number("method.std", self.std, 0, open_low=True)
         one_of("method.design", self.design, ("houlsby", "pfeiffer", "lin"))
         one_of("method.activation", self.activation, tuple(ACTIVATIONS))
-        for layer in self.drop if isinstance(self.drop, (list, tuple)) else (self.drop,):
+        several = self.drop if isinstance(self.drop, (list, tuple)) else ()
+        for layer in several or (self.drop,):
             number("drop", layer, 0, whole=True)
+        if several and sorted(several) == list(range(len(several))):  # one run, one spelling
+            raise Refused(f"drop={self.drop}: these are the first layers; say drop={len(several)}")
+        if list(several) != sorted(set(several)):
+            raise Refused(f"drop={self.drop}: name each layer once, in order")
 
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Puts the adapters in, first layer first. All places are found before the first one changes."""
         holder, blocks = backbone.blocks()
-        dropped = set(range(self.drop) if isinstance(self.drop, int) else self.drop)
-        if dropped - set(range(len(blocks))) or len(dropped) == len(blocks):
+        count = self.drop if isinstance(self.drop, int) else len(self.drop)
+        if count >= len(blocks) or (not isinstance(self.drop, int) and max(self.drop) >= len(blocks)):
             raise Refused(f"drop={self.drop}: the model has layers 0 to {len(blocks) - 1}, and one of them at least "
                           "must keep its adapter")
+        dropped = range(self.drop) if isinstance(self.drop, int) else self.drop
         kept = [f"{holder}.{layer}" for layer in range(len(blocks)) if layer not in dropped]
+        if any(isinstance(module, Bottleneck) for module in backbone.model.modules()):
+            raise Refused("this model has adapters already")
         sites = backbone.sites(["o", "ff"])
         places = [place for block in kept for place in self._places(backbone.model, block, sites)]
+        if self.r > places[0][2]:
+            raise Refused(f"r={self.r}: a bottleneck is at most as wide as the model, {places[0][2]}")
         device = next(blocks[0].parameters()).device
         for name, stand_in, d in places:
             module = backbone.model.get_submodule(name)

@@ -12,8 +12,8 @@ from engine.contract import Refused
 
 @dataclass(frozen=True)
 class BitFit:
-    """Every parameter of the body that is called bias trains: those of linear layers, of convolutions and of
-    LayerNorms, the embeddings' too. The fresh head trains whole, as with every method, and is counted by none."""
+    """Every vector of the body that is called bias trains: those of linear layers (q_bias where they are kept apart),
+    of convolutions and of LayerNorms, the embeddings' too. The fresh head trains whole, as with every method."""
 
     name: str
     label: str
@@ -23,7 +23,7 @@ class BitFit:
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Turns the biases on; draws nothing. Refuses a body without any, which it would leave as it is in silence."""
         biases = [parameter for name, parameter in backbone.model.named_parameters()
-                  if name.rpartition(".")[2] == "bias" and not name.startswith(backbone.head)]
+                  if name.endswith("bias") and parameter.ndim == 1 and not name.startswith(backbone.head)]
         if not biases:
             raise Refused(f"method={self.name}: {type(backbone.model).__name__} as configured has no biases to train; "
                           "choose another method or model")

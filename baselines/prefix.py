@@ -35,7 +35,15 @@ class SpecialEmbedding(nn.Module):
         self.words = words
         self.first = int(words.get_parameter("weight").shape[0])
         self.special = None if special is None else nn.Parameter(special)
-        self.where = torch.empty(0)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The words' own rows: what an output layer is tied to."""
+        return self.words.get_parameter("weight")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts without the last batch's places."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("index", "where")}
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         self.index = (ids - self.first).clamp(min=0)  # (n, T), of special tokens
@@ -112,10 +120,12 @@ class PreLayer(Prefix):
 
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Has every layer read trained vectors at the special tokens."""
+        holder, blocks = backbone.blocks()
         words = backbone.model.get_input_embeddings()
+        if words.get_parameter("weight").shape[1] != backbone.model.config.hidden_size:
+            raise Refused(f"method={self.name}: only where words are as wide as what the layers read")
         embedding = SpecialEmbedding(words, None)
         backbone.model.set_input_embeddings(embedding)
-        holder, blocks = backbone.blocks()
         encoder = backbone.model.get_submodule(holder.rpartition(".")[0])
         for layer, block in enumerate(blocks):
             activations = Activations(self._draw(words.get_parameter("weight"), generator), embedding)

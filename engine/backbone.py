@@ -66,6 +66,9 @@ class Backbone:
                 outputs = getattr(module, "out_features", getattr(module, "nf", None))  # nf: transformers' Conv1D
                 if outputs is None:
                     raise Refused(f"model.roles.{target}: {name} is a {type(module).__name__}, not a linear layer")
+                if not 0 <= role.part < role.parts or outputs % role.parts:
+                    raise Refused(f"model.roles.{target}: part {role.part} of {role.parts} is no part of the {outputs} "
+                                  f"outputs of {name}")
                 width = int(outputs) // role.parts
                 found.append(Site(name, target, module, role.part * width, (role.part + 1) * width))
         order = {name: place for place, name in enumerate(modules)}
@@ -80,8 +83,8 @@ class Backbone:
         Refused when there is none."""
         lists = ((name, module) for name, module in self.model.named_modules() if isinstance(module, nn.ModuleList))
         name, blocks = next(lists, ("", nn.ModuleList()))
-        if not len(blocks):
-            raise Refused(f"{type(self.model).__name__} has no list of layers to adapt one by one")
+        if not len(blocks) or len(blocks) != self.model.config.num_hidden_layers:
+            raise Refused(f"{type(self.model).__name__} has no list of its layers, each by itself, to adapt one by one")
         return name, list(blocks)
 
     def swap(self, name: str, module: nn.Module) -> None:

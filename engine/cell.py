@@ -83,7 +83,7 @@ def parameters(cell: Cell) -> str:
     from engine import memory, models, show
 
     special = sum(cell.method.tokens)
-    backbone = models.shape(cell.model, cell.task.outputs, cell.recipe.length, special)
+    backbone = models.shape(cell.model, cell.task.outputs, cell.recipe, special)
     cell.method.apply(backbone, generator(cell.settings["seed"], "adapter"))
     counts = models.footprint(backbone)
     examples = min(cell.recipe.batch, cell.settings["runtime"]["micro_batch"] or cell.recipe.batch)

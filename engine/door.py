@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -11,6 +11,10 @@ from engine.contract import Refused
 from engine.record import VARIANT
 
 GROUPS = ("task", "model", "method", "recipe", "scale")
+
+LABELS = ("method.label", "method.design", "scale.data")  # with *.name: what a run is, not how it is done
+OWNERS = {"r": "LoRA's and the adapters'", "alpha": "LoRA's", "targets": "LoRA's", "drop": "adapter-d's",
+          "l_p": "the prefix methods'", "l_i": "the prefix methods'", "top": "ft-top2's"}
 
 SPOKEN = {  # what others call our settings
     "learning_rate": "lr", "batch_size": "batch", "per_device_train_batch_size": "runtime.micro_batch", "rank": "r",
@@ -31,7 +35,10 @@ def check_word(word: str) -> None:
         raise Refused(f"{word}: settings can be changed, not added or removed; python run.py --help")
     if re.search(r"(^|\.)_", key):
         raise Refused(f"{word}: what begins with _ is a comment, not a setting")
-    own = key.rpartition(".")[2]
+    group, _, own = key.rpartition(".")
+    if (group in GROUPS and own == "name") or key in LABELS:
+        raise Refused(f"{word}: {key} says what a run is called in records and tables; choose another "
+                      f"{group.partition('.')[0]} instead")
     if key.startswith("method.") and own in VARIANT:
         raise Refused(f"{word}: say {own}= without method., or the run would be named wrongly")
     if key in (*GROUPS, "table") and (value in ("null", "true", "false") or not re.match(r"['\"]?[A-Za-z]", value)):
@@ -58,8 +65,9 @@ def dotted(node: Any, prefix: str) -> list[str]:
 
 def unknown_setting(key: str, keys: Sequence[str]) -> str:
     """For a setting that this cell does not have; keys are those of the default cell."""
-    if key in keys:
-        return f"{key}: no such setting with this method, model or task (a method owns its settings: r is LoRA's)"
+    if key in OWNERS or key in keys:
+        owner = f": {key} is {OWNERS[key]}" if key in OWNERS else ""
+        return f"{key}: no such setting with this method, model or task{owner}"
     near = SPOKEN.get(key.lower()) or next(iter(get_close_matches(key.lower(), keys, 1, 0.6)), None)
     return f"{key}: no such setting" + (f"; did you mean {near}" if near else "") + "; all: python run.py --help"
 
@@ -82,10 +90,21 @@ def unknown_recipe(name: str, there: Sequence[str], ours: Sequence[str]) -> str:
 
 def recipes_of(method: str, methods: Sequence[str], recipes: Sequence[str]) -> list[str]:
     """Those of a model's recipes that are for this method: lora and lora-official, but not lora-pe, are LoRA's."""
-    def owner(recipe: str) -> str:
-        return max((name for name in methods if f"{recipe}-".startswith(f"{name}-")), key=len, default="")
+    return [recipe for recipe in recipes if _owner(recipe, methods) == method]
 
-    return [recipe for recipe in recipes if owner(recipe) == method]
+
+def check_recipe(chosen: Mapping[str, str], methods: Sequence[str]) -> None:
+    """Refuses a recipe that was written for another method: its numbers and their sources would be another's."""
+    method, recipe = chosen["method"], chosen["recipe"]
+    owner = _owner(recipe.rpartition("/")[2], methods)
+    if owner != method:
+        fix = f"is for method={owner}" if owner else "is for no method by itself"
+        raise Refused(f"recipe={recipe} {fix}, not for method={method}; name a recipe of {method}, or none")
+
+
+def _owner(recipe: str, methods: Sequence[str]) -> str:
+    """The method whose name a recipe's name begins with; the longest of several."""
+    return max((name for name in methods if f"{recipe}-".startswith(f"{name}-")), key=len, default="")
 
 
 def no_number(recipe: str, key: str, task: str, limit: object) -> str:

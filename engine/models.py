@@ -23,12 +23,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from engine.backbone import Backbone, Role
+from engine.configs import check_room, set_dropout
 from engine.contract import Refused
 from engine.spec import ModelSpec, Recipe
-
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "resid_pdrop", "embd_pdrop",
-            "attn_pdrop", "attention_dropout")  # what configurations call the body's
-HEAD_DROPOUTS = ("classifier_dropout", "cls_dropout")
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,11 @@ class Footprint:
     total: int
 
 
-def shape(spec: ModelSpec, outputs: int, length: int = 0, special: int = 0) -> Backbone:
+def shape(spec: ModelSpec, outputs: int, recipe: Recipe | None, special: int) -> Backbone:
     """The model without weights, on the meta device: for counting, without any download. outputs 0: a language model.
 
-    Raises Refused when nobody wrote the shape down, or it has no positions for `length` and `special` tokens."""
+    Raises Refused when nobody wrote the shape down, or (with a recipe) when load() would refuse its length or dropout.
+    """
     folder = Path(spec.path or "")
     if spec.config is not None:
         config = AutoConfig.for_model(**spec.config, num_labels=outputs or 1)
@@ -53,7 +51,9 @@ def shape(spec: ModelSpec, outputs: int, length: int = 0, special: int = 0) -> B
     else:
         raise Refused(f"model={spec.name}: neither conf/model/{spec.name}.yaml nor a folder (model.path=DIR) says what "
                       "shape it has")
-    _check_room(spec.name, config, length, special)
+    if recipe is not None:
+        check_room(spec.name, config, recipe.length, special)
+        set_dropout(spec.name, config, recipe)
     config.pad_token_id = config.eos_token_id if config.pad_token_id is None else config.pad_token_id
     with torch.device("meta"):
         model = _kind(outputs).from_config(config, attn_implementation=spec.attention)
@@ -78,8 +78,8 @@ def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: i
         if found != value:
             raise Refused(f"model={spec.name}: {folder} has {key}={found}, not {value}; for another model use "
                           f"model=encoder model.path={spec.path}")
-    _check_room(spec.name, config, recipe.length, special)
-    _set_dropout(spec.name, config, recipe)
+    check_room(spec.name, config, recipe.length, special)
+    set_dropout(spec.name, config, recipe)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of the missing head is said better by _redraw
     transformers_logging.disable_progress_bar()
@@ -90,8 +90,9 @@ def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: i
             ignore_mismatched_sizes=True)  # another task's head; another body is refused below
     transformers_logging.set_verbosity(verbosity)
     _check(spec.name, model, tokenizer, recipe, report["unexpected_keys"])
-    if config.pad_token_id is None:  # GPT-2 has none; padding is masked, so any sign will do
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if getattr(tokenizer, "pad_token", "") is None:  # GPT-2 has none; padding is masked, so any sign will do
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     backbone = _frozen(model, tokenizer, spec, outputs)
     resized = {entry[0] for entry in report["mismatched_keys"]}
@@ -111,29 +112,6 @@ def _readable(name: str, folder: Path) -> Iterator[None]:
 
 def _kind(outputs: int) -> Any:
     return AutoModelForSequenceClassification if outputs else AutoModelForCausalLM
-
-
-def _check_room(name: str, config: PretrainedConfig, length: int, special: int) -> None:
-    positions = getattr(config, "max_position_embeddings", None) or length + special
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= config.pad_token_id + 1  # these number their positions from padding_idx + 1
-    if special >= positions:
-        raise Refused(f"l_p + l_i = {special}: {name} has {positions} positions, which leaves none for the text")
-    if length + special > positions:
-        beside = f" and {special} special ones (l_p + l_i)" if special else ""
-        raise Refused(f"length={length}: {name} has {positions} positions for {length} tokens{beside}; "
-                      f"say length={positions - special} or less")
-
-
-def _set_dropout(name: str, config: PretrainedConfig, recipe: Recipe) -> None:
-    """The recipe's dropout everywhere, and its cls_dropout before the classifier; null: the model's own."""
-    also = {"cls_dropout"} if config.model_type == "deberta-v2" else set()  # read, but not declared
-    for keys, rate in ((DROPOUTS + HEAD_DROPOUTS, recipe.dropout), (HEAD_DROPOUTS, recipe.cls_dropout)):
-        there = [key for key in keys if hasattr(config, key) or key in also]
-        for key in there if rate is not None else ():
-            setattr(config, key, rate)
-        if rate is not None and not there:
-            raise Refused(f"cls_dropout={rate}: {name} has no dropout before its classifier; leave it out")
 
 
 def _check(name: str, model: PreTrainedModel, tokenizer: Any, recipe: Recipe, unexpected: Iterable[str]) -> None:
@@ -191,6 +169,6 @@ def _redraw(backbone: Backbone, missing: set[str], config: PretrainedConfig, hea
     with torch.no_grad():
         for name, parameter in backbone.model.named_parameters():
             if name in fresh and parameter.ndim > 1:
-                parameter.normal_(0.0, config.initializer_range, generator=head)
+                parameter.normal_(0.0, getattr(config, "initializer_range", 0.02), generator=head)
             elif name in fresh:  # a LayerNorm's weight is one, biases are zero
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)

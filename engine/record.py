@@ -127,7 +127,10 @@ def variant(settings: Mapping[str, Any]) -> str:
             return ",".join(f"{key}:{each}" for key, each in value.items())
         return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
-    return " ".join(f"{key}={word(settings[key])}" for key in VARIANT if key in settings)
+    def said(key: str) -> str:  # drop=1 drops one layer, drop=[1] the second
+        return f"[{word(settings[key])}]" if key == "drop" and isinstance(settings[key], list) else word(settings[key])
+
+    return " ".join(f"{key}={said(key)}" for key in VARIANT if key in settings)
 
 
 def plain(node: Any) -> Any:

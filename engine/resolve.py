@@ -72,7 +72,7 @@ def resolve(cell: Cell) -> Resolved:
     out = cell.out
     _writable(out)
     if cell.model.path is None:
-        raise Refused(f"model={cell.model.name}: its weights are not public; it is only counted: "
+        raise Refused(f"model={cell.model.name} has no weights (model.path=null); it is only counted: "
                       "runtime.show=parameters\nanother decoder stands in: model=gpt2-medium "
                       f"recipe={cell.settings['recipe']['name']}")
     start.find(cell.settings, out, None)  # before anything is looked up or downloaded

@@ -69,4 +69,17 @@ class ModelSpec:
     sha256: str | None
     attention: str | None  # None: what the library takes
     config: Mapping[str, Any] | None
-    roles: Mapping[str, Any]
+    roles: Mapping[str, Any]  # the paper's name -> a pattern, or pattern, part and parts
+
+    def __post_init__(self) -> None:
+        if self.path is not None and not isinstance(self.path, str):
+            raise Refused(f"model.path={self.path}: model.path must be a hub id or a folder")
+        if not isinstance(self.roles, Mapping):
+            raise Refused(f"model.roles={self.roles}: model.roles must say which modules are q, k, v, o and ff")
+        for name, role in self.roles.items():
+            if isinstance(role, str):
+                continue
+            if not isinstance(role, Mapping) or set(role) != {"pattern", "part", "parts"}:
+                raise Refused(f"model.roles.{name}={role}: a role is a pattern, or {{pattern, part, parts}}")
+            number(f"model.roles.{name}.part", role["part"], 0, whole=True)
+            number(f"model.roles.{name}.parts", role["parts"], 1, whole=True)

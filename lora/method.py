@@ -43,6 +43,8 @@ class LoRA:
             odd = next(iter([*(name for name in self.r if name not in names), *(n for n in names if n not in self.r)]))
             what = "no target, so it needs no rank" if odd in self.r else "a target without a rank"
             raise Refused(f"r={_words(self.r)}: {odd} is {what}; targets are {', '.join(names)}")
+        if isinstance(self.r, Mapping) and len(set(self.r.values())) == 1 and len(names) > 0:
+            raise Refused(f"r={_words(self.r)}: one rank for all is said r={next(iter(self.r.values()))}")
         for key, rank in (self.r.items() if isinstance(self.r, Mapping) else [("", self.r)]):
             number(f"r.{key}".rstrip("."), rank, 1, whole=True)
         number("alpha", self.alpha, 0, open_low=True)

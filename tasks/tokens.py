@@ -24,9 +24,9 @@ class Tokens:
         if len(texts) > 1 and tokenizer.num_special_tokens_to_add(True) == tokenizer.num_special_tokens_to_add(False):
             texts = [["\n".join(pair) for pair in zip(*texts, strict=True)]]  # it would glue the two together
         coded = tokenizer(*texts, truncation=True, max_length=length, return_attention_mask=False)
-        ids = [row or [tokenizer.eos_token_id] for row in coded["input_ids"]]  # an empty text is still an input
         begin = {tokenizer.cls_token_id, tokenizer.bos_token_id} - {None}
-        cuts = [int(row[0] in begin) for row in ids]
+        cuts = [int(row[:1] != [] and row[0] in begin) for row in coded["input_ids"]]
+        ids = [row or [tokenizer.eos_token_id] for row in coded["input_ids"]]  # an empty text is still an input
         around = [(row[:cut], special.prefix, row[cut:], special.infix) for row, cut in zip(ids, cuts, strict=True)]
         self.fields = {"input_ids": _flat(around)}
         if "token_type_ids" in coded:  # special tokens are of their neighbour's type

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 
 from engine import models, weights
-from engine.backbone import Backbone
+from engine.backbone import Backbone, Role
 from engine.contract import Batch, Refused, generator
 
 KINDS = ("roberta", "bert", "deberta", "gpt2")
@@ -103,8 +103,7 @@ def test_every_trained_tensor_has_a_say(name: str, kind: str) -> None:
     backbone = made(name, kind)
     backbone.model(**tiny.inputs(METHODS[name], kind)).logits.pow(2).sum().backward()
     silent = {each for each, p in backbone.model.named_parameters() if p.requires_grad and not p.grad.abs().max() > 0}
-    words = {"embeddings", "wte", "wpe"}   # FT: the rows of words that did not occur are inside these
-    assert {each for each in silent if not words & set(each.split("."))} <= {"roberta.pooler"}
+    assert silent == set()
 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------
@@ -221,3 +220,55 @@ def test_the_biases_of_layernorms_and_embeddings_are_biases() -> None:
     assert {"roberta.embeddings.LayerNorm.bias", "roberta.encoder.layer.0.output.LayerNorm.bias",
             "roberta.encoder.layer.1.attention.self.key.bias"} <= names
     assert len(names) == 1 + 2 * 8 + 4   # the embeddings', eight a layer, and the head's weights and biases
+
+
+@pytest.mark.parametrize("name", ["adapter-h", "adapter-l", "adapter-p", "lora"])
+def test_a_method_is_not_applied_twice(name: str) -> None:
+    with pytest.raises(Refused):
+        METHODS[name].apply(tiny.adapted(METHODS[name]), generator(1, "adapter"))
+
+
+def test_memory_knows_the_recipes_dropout() -> None:
+    """Dropout keeps its masks, and what it was applied to, for the backward pass."""
+    from engine import memory
+
+    config = {"model_type": "bert", "num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2,
+              "intermediate_size": 24, "vocab_size": 50, "max_position_embeddings": 40, "pad_token_id": 0}
+    kept = {}
+    for rate in (0.0, 0.1):
+        shape = models.shape(tiny.spec(tiny.BERT, config), 2, tiny.recipe(dropout=rate), 0)
+        real = tiny.backbone("bert", dropout=rate)
+        for backbone in (shape, real):
+            METHODS["lora"].apply(backbone, generator(0, "adapter"))
+            backbone.model.set_attn_implementation("eager")
+        kept[rate] = memory.expected(shape, 4, 20).activations
+        assert kept[rate] == memory.expected(real, 4, 20).activations
+    assert kept[0.0] < 0.8 * kept[0.1]
+
+
+@pytest.mark.parametrize(("part", "parts"), [(3, 3), (0, 5)])
+def test_a_part_that_does_not_divide_a_projection_is_refused(part: int, parts: int) -> None:
+    backbone = tiny.backbone("gpt2")
+    roles = {"q": Role(tiny.FUSED, part, parts)}
+    with pytest.raises(Refused, match="no part of the 48"):
+        Backbone(backbone.model, None, roles, (), "").sites(["q"])
+
+
+@pytest.mark.parametrize("name", ["prelayer", "ft-top2", "adapter-l", "lora-pl"])
+def test_layers_that_are_shared_are_refused(name: str) -> None:
+    """ALBERT has one layer for all; a method of single layers would do something else in silence."""
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
+    config = AlbertConfig(vocab_size=50, embedding_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+                          intermediate_size=24)
+    backbone = models._frozen(AlbertForSequenceClassification(config), None, tiny.spec({
+        "q": r".*\.attention\.query", "v": r".*\.attention\.value"}), 2)
+    with pytest.raises(Refused, match="no list of its layers"):
+        METHODS[name].apply(backbone, generator(0, "adapter"))
+
+
+@pytest.mark.parametrize("name", ["preembed", "prelayer"])
+def test_an_output_layer_can_still_be_tied_to_the_words(name: str) -> None:
+    backbone = tiny.adapted(METHODS[name], "gpt2", outputs=0)
+    backbone.model.tie_weights()
+    assert backbone.model.lm_head.weight is backbone.model.transformer.wte.words.weight
