@@ -53,7 +53,7 @@ def job(config: DictConfig) -> None:
 
 
 def _job(config: DictConfig, overrides: list[str]) -> None:
-    door.check_recipe(HydraConfig.get().runtime.choices, _names("method"))
+    door.check_choices(HydraConfig.get().runtime.choices, _names("method"), _names("table"))
     settings = _plain(config)
     said = {word.partition("=")[0] for word in overrides} & settings["_sources"].keys()
     if said:
@@ -102,7 +102,7 @@ def _variants(settings: dict[str, Any], overrides: list[str]) -> dict[str, dict[
         try:
             found[name] = _plain(hydra.compose("config", [*others, f"recipe={folder}/{name}"]))
         except Refused as error:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"left out: {str(error).partition(':')[0]}", file=sys.stderr)
     return found
 
 

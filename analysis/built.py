@@ -60,7 +60,8 @@ def method(name: str, s: Mapping[str, int], targets: Sequence[str]) -> Applied:
         return PLAIN[name]
     ranks = {target: s[f"r_{target}"] for target in "qkvo" if f"r_{target}" in s}
     ranks = ranks or dict.fromkeys(targets, s.get("r", 1))
-    lora = LoRA(name, name, ranks, 1.0, list(ranks), 0.0, "gaussian", 1.0)
+    one = len(set(ranks.values())) == 1
+    lora = LoRA(name, name, next(iter(ranks.values())) if one else ranks, 1.0, list(ranks), 0.0, "gaussian", 1.0)
     if name == "LoRA":
         return lora
     kind = PreEmbed if name in ("PreEmbed", "LoRA+PE") else PreLayer

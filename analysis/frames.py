@@ -25,12 +25,14 @@ def runs(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell, over its seeds: n, median (the paper's aggregate for GLUE), mean, spread, range, last epoch."""
-    grouped = runs.groupby([*SHOWN, "cell"], sort=True, dropna=False)
-    return grouped.agg(
-        n=("value", "size"), median=("value", "median"), mean=("value", "mean"), std=("value", "std"),
+    """One row a cell, over its seeds: n, median (the paper's aggregate for GLUE), mean, spread, range, last epoch. What
+    a cell is, its settings say, not how they were typed."""
+    first = {name: (name, "first") for name in SHOWN}
+    table = runs.groupby("cell", dropna=False).agg(
+        **first, n=("value", "size"), median=("value", "median"), mean=("value", "mean"), std=("value", "std"),
         min=("value", "min"), max=("value", "max"), last=("last", "median"), trainable=("trainable", "first"),
         seconds=("seconds", "median"), collapsed=("collapsed", "sum")).reset_index()
+    return table.sort_values([*SHOWN, "cell"], ignore_index=True)
 
 
 def _cell(record: Record) -> str:
@@ -40,8 +42,9 @@ def _cell(record: Record) -> str:
 
 
 def _data(record: Record) -> str:
-    limit = record.settings["task"].get("limit")
-    return record.data + (f", {limit} examples" if limit else "")
+    settings = record.settings
+    some = settings["scale"].get("train") if record.data == "synthetic" else settings["task"].get("limit")
+    return record.data + (f", {some} examples" if some else "")
 
 
 def _changed(record: Record) -> str:

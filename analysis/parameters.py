@@ -125,7 +125,8 @@ def make(results: Path) -> int:
         "checkpoint_fp16_bytes": 2 * f.built, "adam_fp32_bytes": 8 * f.built} for f in found])
     whole(results / "tables" / "parameters.md", lambda part: part.write_text(text, encoding="utf-8"))
     whole(results / "tables" / "parameters.csv", lambda part: table.to_csv(part, index=False))
-    print("\n".join(findings(found)))
+    print("Printed figures that the built count does not give (how far above it; the readings are explained on the "
+          "page):\n" + "\n".join(findings(found)))
     equal = sum(f.built == f.formula for f in found)
     print(f"\n{len(found)} rows; {equal} built as the formula says; {sum(f.plain for f in found)} printed figures fit; "
           f"written to {results}/tables/parameters.md and parameters.csv")
@@ -172,8 +173,8 @@ def findings(found: Sequence[Figure]) -> list[str]:
     tables: dict[tuple[str, ...], list[str]] = {}
     for f in found:
         if f.finding:
-            said = f"{f.printed} printed, {f.built:,} built ({signed(f.percent)} %); "
-            said += f"only as: {'; '.join(f.readings)}" if f.readings else "no reading"
+            said = f"{f.printed} printed ({signed(f.percent)} %), {f.built:,} built; "
+            said += f"given only by {'; '.join(f.readings)}" if f.readings else "nothing gives it"
             tables.setdefault((f"{f.model} {f.method}", said, f.finding), []).append(f.table)
     return [f"- {'Tables' if len(where) > 1 else 'Table'} {', '.join(where)}, {who}: {said}. {why[0].upper()}{why[1:]}."
             for (who, said, why), where in tables.items()]

@@ -68,7 +68,8 @@ def unknown_setting(key: str, keys: Sequence[str]) -> str:
     if key in OWNERS or key in keys:
         owner = f": {key} is {OWNERS[key]}" if key in OWNERS else ""
         return f"{key}: no such setting with this method, model or task{owner}"
-    near = SPOKEN.get(key.lower()) or next(iter(get_close_matches(key.lower(), keys, 1, 0.6)), None)
+    near = SPOKEN.get(key.lower())
+    near = near or next(iter(get_close_matches(key.lower(), [*GROUPS, "table", *keys], 1, 0.6)), None)
     return f"{key}: no such setting" + (f"; did you mean {near}" if near else "") + "; all: python run.py --help"
 
 
@@ -93,9 +94,12 @@ def recipes_of(method: str, methods: Sequence[str], recipes: Sequence[str]) -> l
     return [recipe for recipe in recipes if _owner(recipe, methods) == method]
 
 
-def check_recipe(chosen: Mapping[str, str], methods: Sequence[str]) -> None:
-    """Refuses a recipe that was written for another method: its numbers and their sources would be another's."""
-    method, recipe = chosen["method"], chosen["recipe"]
+def check_choices(chosen: Mapping[str, str | None], methods: Sequence[str], tables: Sequence[str]) -> None:
+    """Refuses a table that is not there, which Hydra passes over since it is optional, and a recipe of another method:
+    its numbers and their sources would be another's."""
+    method, recipe, table = str(chosen["method"]), str(chosen["recipe"]), chosen.get("table")
+    if table is not None and table not in tables:
+        raise Refused(unknown_option("table", table, tables))
     owner = _owner(recipe.rpartition("/")[2], methods)
     if owner != method:
         fix = f"is for method={owner}" if owner else "is for no method by itself"

@@ -30,8 +30,9 @@ def diff(recipes: Mapping[str, Mapping[str, Any]]) -> str:
         rows.append(("*" if len(set(values)) > 1 else "", key, *values))
     differing = [key for mark, key, *_ in rows if mark]
     said = [(key, name, settings["_sources"][key]) for key in differing for name, settings in recipes.items()]
+    alone = "" if len(recipes) > 1 else "\n\nthere is no other recipe to compare it with"
     return (f"task={first['task']['name']}\n" + _table(("", "", *recipes), rows)
-            + ("\n\nwhere the differing numbers come from\n" + _table(("", "", ""), said) if said else ""))
+            + ("\n\nwhere the differing numbers come from\n" + _table(("", "", ""), said) if said else "") + alone)
 
 
 def parameters(backbone: Backbone, trainable: int, head: int, total: int) -> str:

@@ -41,9 +41,9 @@ def test_the_table_of_a_results_folder(record: Record, tmp_path: Path, monkeypat
     assert main() == 1   # one record could not be read, and it says which
     said = capfd.readouterr()
     assert "broken.json" in said.err and "1 runs in 1 cells" in said.out and f"{record.value:.2f}" in said.out
-    first = (out / "tables" / "runs.md").read_bytes()
+    first = (out / "tables" / "demo.md").read_bytes()
     main()
-    assert (out / "tables" / "runs.md").read_bytes() == first
+    assert (out / "tables" / "demo.md").read_bytes() == first
     monkeypatch.setattr("sys.argv", ["analysis", "--results", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match="2"):
         main()

@@ -66,6 +66,8 @@ SETTINGS = [
     (["betas=[0.9,x]"], ["betas=x", "number"]),
     (["data_root=/nowhere"], ["data_root=/nowhere", "scale=demo", "leave one of"]),
     (["foo=1"], ["foo", "no such setting", "--help"]),
+    (["table=table22"], ["table=table22", "no such table", "table2-roberta-base"]),
+    (["methd=lora"], ["methd", "did you mean method;"]),
     (["epoch=1"], ["epoch", "did you mean epochs"]),
     (["runtime.shw=recipe"], ["runtime.shw", "did you mean runtime.show"]),
     (["task.limit=0"], ["task.limit=0", "at least 1"]),
@@ -133,7 +135,7 @@ def test_bitfit_is_refused_on_a_model_without_biases(cli: Cli, small: list[str],
 
 
 def test_what_was_never_published_is_only_counted(cli: Cli, tmp_path: Path) -> None:
-    refused(cli, tmp_path, ["model=gpt3-175b", f"runtime.out={tmp_path}/out"], "gpt3-175b", "not public", "gpt2-medium")
+    refused(cli, tmp_path, ["model=gpt3-175b", f"runtime.out={tmp_path}/out"], "gpt3-175b", "no weights", "gpt2-medium")
 
 
 def test_a_refused_setting_is_not_its_own_suggestion(cli: Cli, small: list[str]) -> None:
