@@ -12,8 +12,10 @@ from conftest import ROOT, Cli, write_model
 from transformers import AutoModelForCausalLM
 
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
+R = 16
 ROLES = {"bert": "encoder", "deberta": "encoder", "gpt2": "decoder"}
-CHANGES = {"adapter-d": ["drop=1"], "preembed": ["l_p=2", "l_i=1"], "prelayer": ["l_p=2", "l_i=1"]}
+CHANGES = {**{f"adapter-{kind}": [f"r={R}"] for kind in "hpl"}, "adapter-d": [f"r={R}", "drop=1"],
+           "preembed": ["l_p=2", "l_i=1"], "prelayer": ["l_p=2", "l_i=1"]}
 D, LAYERS = 32, 2
 
 
@@ -37,8 +39,7 @@ def trained(method: str, kind: str) -> int:
     biases = LAYERS * (4 * D + ff + D + 2 * D) + D   # and of one more LayerNorm: the embeddings' or the last
     if kind == "deberta":
         biases += 3 * D   # of the convolution, its LayerNorm and that of the relative positions
-    r = {"adapter-d": 48}.get(method, 64)
-    one = 2 * D * r + r + D
+    one = 2 * D * R + R + D
     lora = 2 * LAYERS * 2 * D * 8
     return {"ft-top2": 2 * block, "bitfit": biases,
             "adapter-h": 2 * LAYERS * one, "adapter-p": LAYERS * one,
