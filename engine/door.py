@@ -24,7 +24,8 @@ SPOKEN = {  # what others call our settings
     "num_epochs": "epochs", "num_train_epochs": "epochs", "warmup_ratio": "warmup", "warmup_steps": "warmup",
     "dataset": "task", "device": "runtime.device", "output_dir": "runtime.out", "out": "runtime.out",
     "force": "runtime.force", "show": "runtime.show", "wandb": "runtime.wandb", "limit": "task.limit",
-    "path": "model.path",
+    "path": "model.path", "dry": "runtime.show=parameters", "dry_run": "runtime.show=parameters",
+    "runtime.dry": "runtime.show=parameters",
 }
 
 

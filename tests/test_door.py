@@ -67,6 +67,7 @@ SETTINGS = [
     (["data_root=/nowhere"], ["data_root=/nowhere", "scale=demo", "leave one of"]),
     (["foo=1"], ["foo", "no such setting", "--help"]),
     (["table=table22"], ["table=table22", "no such table", "table2-roberta-base"]),
+    (["runtime.dry=true"], ["did you mean runtime.show=parameters"]),
     (["methd=lora"], ["methd", "did you mean method;"]),
     (["epoch=1"], ["epoch", "did you mean epochs"]),
     (["runtime.shw=recipe"], ["runtime.shw", "did you mean runtime.show"]),
