@@ -44,30 +44,27 @@ class Bottleneck(nn.Module):
         return self.up(self.activation(self.down(self.norm(y))))
 
 
-class BehindSublayer(nn.Module):
-    """Stands where a sub-layer's last module stood, which gives h: h + f(h)."""
+class StandIn(nn.Module):
+    """Stands where the last module of a sub-layer stood, with the adapter beside it."""
 
     def __init__(self, last: nn.Module, adapter: Bottleneck) -> None:
         super().__init__()
         self.last, self.adapter = last, adapter
+
+
+class BehindSublayer(StandIn):
+    """For the module that gives h: h + f(h)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.last(x)
         return h + self.adapter(h)
 
 
-class AroundNorm(nn.Module):
-    """Stands where a layer's last LayerNorm stood, which gets y = h + x: LN(y + f(LN(y))), one LN for both."""
-
-    def __init__(self, last: nn.Module, adapter: Bottleneck) -> None:
-        super().__init__()
-        self.last, self.adapter = last, adapter
+class AroundNorm(StandIn):
+    """For the LayerNorm, which gets y = h + x: LN(y + f(LN(y))), one LN for both."""
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         return self.last(y + self.adapter(self.last(y)))
-
-
-StandIn = type[BehindSublayer] | type[AroundNorm]
 
 
 def behind_block(block: nn.Module, args: object, y: torch.Tensor | tuple[torch.Tensor, ...]) -> object:
@@ -107,20 +104,19 @@ class Adapter:
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Puts the adapters in, first layer first. All places are found before the first one changes."""
         holder, blocks = backbone.blocks()
-        count = self.drop if isinstance(self.drop, int) else len(self.drop)
-        if count >= len(blocks) or (not isinstance(self.drop, int) and max(self.drop) >= len(blocks)):
+        dropped = range(self.drop) if isinstance(self.drop, int) else self.drop
+        if len(dropped) >= len(blocks) or (len(dropped) and dropped[-1] >= len(blocks)):
             raise Refused(f"drop={self.drop}: the model has layers 0 to {len(blocks) - 1}, and one of them at least "
                           "must keep its adapter")
-        dropped = range(self.drop) if isinstance(self.drop, int) else self.drop
-        kept = [f"{holder}.{layer}" for layer in range(len(blocks)) if layer not in dropped]
         if any(isinstance(module, Bottleneck) for module in backbone.model.modules()):
             raise Refused("this model has adapters already")
+        d, device = backbone.model.config.hidden_size, next(blocks[0].parameters()).device
+        if self.r > d:
+            raise Refused(f"r={self.r}: a bottleneck is at most as wide as the model, {d}")
         sites = backbone.sites(["o", "ff"])
+        kept = [f"{holder}.{layer}" for layer in range(len(blocks)) if layer not in dropped]
         places = [place for block in kept for place in self._places(backbone.model, block, sites)]
-        if self.r > places[0][2]:
-            raise Refused(f"r={self.r}: a bottleneck is at most as wide as the model, {places[0][2]}")
-        device = next(blocks[0].parameters()).device
-        for name, stand_in, d in places:
+        for name, stand_in in places:
             module = backbone.model.get_submodule(name)
             adapter = Bottleneck(d, self.r, self.activation, self.design == "lin", self.std, generator, device)
             if stand_in is not None:
@@ -129,23 +125,22 @@ class Adapter:
                 module.add_module("adapter", adapter)
                 module.register_forward_hook(behind_block)
 
-    def _places(self, model: nn.Module, block: str, sites: Sequence[Site]) -> list[tuple[str, StandIn | None, int]]:
-        """Where this layer's adapters go: which module, what stands in for it (None: a hook behind it), and d."""
+    def _places(self, model: nn.Module, block: str, sites: Sequence[Site]) -> list[tuple[str, type[StandIn] | None]]:
+        """Where this layer's adapters go: which module, and what stands in for it (None: a hook behind it)."""
         inside = [site for site in sites if site.name.startswith(f"{block}.")]
         projections = {site.role: site for site in inside}  # the last of each role: ff ends the MLP
         if projections.keys() != {"o", "ff"}:
             raise Refused(f"method={self.name}: {block} needs an o and an ff; set model.roles.o and model.roles.ff")
-        d = projections["ff"].stop
         if self.design == "lin":
-            return [(block, None, d)]
+            return [(block, None)]
         mlp, _, _ = projections["ff"].name.rpartition(".")
         post = hasattr(model.get_submodule(mlp), "LayerNorm")  # BERT's MLP normalises its sum itself
         if not post and not any(hasattr(model.get_submodule(block), norm) for norm in ("ln_1", "input_layernorm")):
             raise Refused(f"method={self.name}: where an adapter goes is only known in layers built as BERT's, "
                           f"DeBERTa's, GPT-2's or Llama's; {block} is none of them")
         if self.design == "pfeiffer":
-            return [(f"{mlp}.LayerNorm", AroundNorm, d) if post else (block, None, d)]
-        return [(_last(model, projections[role].name), BehindSublayer, d) for role in ("o", "ff")]
+            return [(f"{mlp}.LayerNorm", AroundNorm) if post else (block, None)]
+        return [(_last(model, projections[role].name), BehindSublayer) for role in ("o", "ff")]
 
 
 def _last(model: nn.Module, projection: str) -> str:

@@ -38,8 +38,7 @@ def check_word(word: str) -> None:
         raise Refused(f"{word}: what begins with _ is a comment, not a setting")
     group, _, own = key.rpartition(".")
     if (group in GROUPS and own == "name") or key in LABELS:
-        raise Refused(f"{word}: {key} says what a run is called in records and tables; choose another "
-                      f"{group.partition('.')[0]} instead")
+        raise Refused(f"{word}: {key} says what a run is called in records and tables; choose another {group} instead")
     if key.startswith("method.") and own in VARIANT:
         raise Refused(f"{word}: say {own}= without method., or the run would be named wrongly")
     if key in (*GROUPS, "table") and (value in ("null", "true", "false") or not re.match(r"['\"]?[A-Za-z]", value)):
@@ -114,9 +113,8 @@ def _owner(recipe: str, methods: Sequence[str]) -> str:
 
 def no_number(recipe: str, key: str, task: str, limit: object) -> str:
     """For a recipe without a column for the task, or (low-data recipes) for so many examples of it."""
-    where = f"conf/recipe/{recipe}.yaml"
     if recipe.endswith("-low-data"):
         return (f"recipe {recipe} has no {key} for task={task} task.limit={limit}: Table 17 has MNLI alone, on 100, "
                 "1000, 10000 or (task.limit=null) all examples")
-    return (f"recipe {recipe} has no {key} for task={task}: add the task to its table ({where}), or choose another "
-            f"recipe")
+    return (f"recipe {recipe} has no {key} for task={task}: add the task to its table (conf/recipe/{recipe}.yaml), "
+            f"or choose another recipe")

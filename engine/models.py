@@ -71,7 +71,7 @@ def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: i
     if (folder / "adapter_config.json").exists():
         raise Refused(f"model={spec.name}: {folder} is an adapter (adapter_config.json), not a base model")
     with _readable(spec.name, folder):
-        config = AutoConfig.from_pretrained(folder, num_labels=outputs, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, num_labels=outputs or 1, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     for key, value in (spec.config or {}).items():
         found = getattr(config, key, None)

@@ -36,21 +36,28 @@ class LoRA:
         names = list(self.targets) if isinstance(self.targets, (list, tuple)) else []
         if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
             raise Refused(f"targets={self.targets}: targets must be a list such as [q,v], each name once")
-        if isinstance(self.r, str) and ":" in self.r:
-            raise Refused(f"r={self.r}: a rank for each target needs quotes, or the shell takes it apart: "
-                          f"'r={{{','.join(f'{name}:8' for name in names)}}}'")
-        if isinstance(self.r, Mapping) and set(self.r) != set(names):
-            odd = next(iter([*(name for name in self.r if name not in names), *(n for n in names if n not in self.r)]))
-            what = "no target, so it needs no rank" if odd in self.r else "a target without a rank"
-            raise Refused(f"r={_words(self.r)}: {odd} is {what}; targets are {', '.join(names)}")
-        if isinstance(self.r, Mapping) and len(set(self.r.values())) == 1 and len(names) > 0:
-            raise Refused(f"r={_words(self.r)}: one rank for all is said r={next(iter(self.r.values()))}")
-        for key, rank in (self.r.items() if isinstance(self.r, Mapping) else [("", self.r)]):
-            number(f"r.{key}".rstrip("."), rank, 1, whole=True)
+        self._check_ranks(names)
         number("alpha", self.alpha, 0, open_low=True)
         number("method.dropout", self.dropout, 0, 0.999)
         number("method.std", self.std, 0, open_low=True)
         one_of("method.init", self.init, ("gaussian", "kaiming"))
+
+    def _check_ranks(self, names: Sequence[str]) -> None:
+        if isinstance(self.r, str) and ":" in self.r:
+            raise Refused(f"r={self.r}: a rank for each target needs quotes, or the shell takes it apart: "
+                          f"'r={{{','.join(f'{name}:8' for name in names)}}}'")
+        if not isinstance(self.r, Mapping):
+            number("r", self.r, 1, whole=True)
+            return
+        said = "{" + ",".join(f"{name}:{rank}" for name, rank in self.r.items()) + "}"
+        odd = [name for name in self.r if name not in names] + [name for name in names if name not in self.r]
+        if odd:
+            what = "no target, so it needs no rank" if odd[0] in self.r else "a target without a rank"
+            raise Refused(f"r={said}: {odd[0]} is {what}; targets are {', '.join(names)}")
+        for name, rank in self.r.items():
+            number(f"r.{name}", rank, 1, whole=True)
+        if len(set(self.r.values())) == 1:  # one run, one spelling
+            raise Refused(f"r={said}: one rank for all is said r={self.r[names[0]]}")
 
     def rank(self, target: str) -> int:
         """The rank of a target's updates."""
@@ -73,7 +80,3 @@ class LoRA:
 def layers(model: nn.Module) -> list[LoRALinear]:
     """Every LoRA layer of a model, in order: to merge, unmerge or look at them."""
     return [module for module in model.modules() if isinstance(module, LoRALinear)]
-
-
-def _words(ranks: Mapping[str, int]) -> str:
-    return "{" + ",".join(f"{name}:{rank}" for name, rank in ranks.items()) + "}"

@@ -25,7 +25,7 @@ class Tokens:
             texts = [["\n".join(pair) for pair in zip(*texts, strict=True)]]  # it would glue the two together
         coded = tokenizer(*texts, truncation=True, max_length=length, return_attention_mask=False)
         begin = {tokenizer.cls_token_id, tokenizer.bos_token_id} - {None}
-        cuts = [int(row[:1] != [] and row[0] in begin) for row in coded["input_ids"]]
+        cuts = [int(bool(row) and row[0] in begin) for row in coded["input_ids"]]
         ids = [row or [tokenizer.eos_token_id] for row in coded["input_ids"]]  # an empty text is still an input
         around = [(row[:cut], special.prefix, row[cut:], special.infix) for row, cut in zip(ids, cuts, strict=True)]
         self.fields = {"input_ids": _flat(around)}

@@ -82,6 +82,7 @@ SETTINGS = [
     (["r={q:8,x:4}"], ["{q:8,x:4}", "x is no target", "q, v"]),
     (["r={q:8}"], ["{q:8}", "v is a target without a rank"]),
     (["r={q:4,v:4}"], ["{q:4,v:4}", "said r=4"]),
+    (["r={q:[1],v:2}"], ["r.q=[1]", "whole number"]),
     (["r={q:8,v:0}"], ["r.v=0", "at least 1"]),
     (["r={q:8,v:40}"], ["r=40", "up to 32"]),
     (["r=q:8", "r=v:4"], ["r=v:4", "quotes", "'r={q:8,v:8}'"]),
