@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@command -v nvidia-smi >/dev/null || [ "$$(uname)" != Linux ] || $(RUN) -m pip install -q --no-deps --retries 0 \
 		--timeout 15 --index-url $(CPU_TORCH) -c constraints.txt torch || echo "no CPU build of torch found: taking the default one"
-	$(RUN) -m pip install -q -c constraints.txt -e '.[demo,test]'
+	$(RUN) -m pip install -q -c constraints.txt -e '.[demo,java,test]'
 	@touch $@
 
 clean:  ## the virtual environment and caches (records stay)

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from engine import door, show
-from engine.contract import Refused
+from engine.contract import Refused, one_of
 from engine.record import NotWritten, value
 from engine.words import main_process
 
@@ -62,18 +62,17 @@ def _job(config: DictConfig, overrides: list[str]) -> None:
             if value(settings, key) != value(silent, key):  # the recipe's own number, said again, stays its
                 settings["_sources"][key] = "command line"
     wanted = settings["runtime"]["show"]
+    one_of("runtime.show", wanted, ("recipe", "diff", "parameters", None))
     if wanted in ("recipe", "diff"):
         return print(show.recipe(settings) if wanted == "recipe" else show.diff(_variants(settings, overrides)))
-    if wanted not in (None, "parameters"):
-        raise Refused(f"runtime.show={wanted}: runtime.show must be one of recipe, diff, parameters")
 
     from engine import cell
     from engine.resolve import Cell
-    from engine.spec import ModelSpec, recipe_of
+    from engine.spec import ModelSpec, decode_of, recipe_of
 
-    recipe = recipe_of(settings)  # before task and method, which import torch
+    recipe, decode = recipe_of(settings), decode_of(settings)  # before task and method, which import torch
     task, method = (hydra.utils.instantiate(settings[key], _convert_="all") for key in ("task", "method"))
-    made = Cell(settings, task, method, recipe, ModelSpec(**settings["model"]), settings["_sources"], ROOT)
+    made = Cell(settings, task, method, recipe, decode, ModelSpec(**settings["model"]), settings["_sources"], ROOT)
     if wanted == "parameters":
         return print(cell.parameters(made))
     curves = _Curves(settings)
@@ -181,6 +180,7 @@ def main() -> int:
                 stream.reconfigure(errors="replace")
         for word in sys.argv[1:]:
             door.check_word(word)
+        sys.argv += door.stand_in(sys.argv[1:], CONF / "task")
         job()
     except (Refused, HydraException, OmegaConfBaseException) as error:
         _say(_refused(error) or _explain(error))

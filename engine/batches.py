@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -25,8 +25,9 @@ def order(lengths: Sequence[int], batch: int, batching: str, generator: torch.Ge
     return batches
 
 
-def shares(batch: Sequence[int], rank: int, world: int, micro: int | None) -> Iterator[tuple[list[int], float]]:
-    """This device's part of a global batch, cut into micro-batches, each with its share of the global batch.
+def shares(batch: Sequence[int], rank: int, world: int, micro: int | None,
+           weight: Callable[[Sequence[int]], float]) -> Iterator[tuple[list[int], float]]:
+    """This device's part of a global batch, in micro-batches, each with its share (by weight) of the global batch.
 
     Weighting each micro-batch's mean loss by its share makes the step that of the whole batch, whatever the number of
     devices and micro-batches, also when they do not divide it. Every device gets the same number of micro-batches, as
@@ -36,7 +37,7 @@ def shares(batch: Sequence[int], rank: int, world: int, micro: int | None) -> It
     size = min(micro or len(parts[0]), len(parts[0]))
     for start in range(0, len(parts[0]), size):
         mine = parts[rank][start:start + size]
-        yield (mine, len(mine) / len(batch)) if mine else ([batch[0]], 0.0)
+        yield (mine, weight(mine) / weight(batch)) if mine else ([batch[0]], 0.0)
 
 
 def by_length(lengths: Sequence[int], size: int, rank: int, world: int) -> list[list[int]]:

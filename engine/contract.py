@@ -39,10 +39,10 @@ def number(name: str, value: object, low: float, high: float = math.inf, whole: 
     raise Refused(f"{name}={value}: {name} must be a {'whole ' if whole else ''}number {bounds}")
 
 
-def one_of(name: str, value: object, options: Sequence[str]) -> None:
+def one_of(name: str, value: object, options: Sequence[object]) -> None:
     """Refuse a setting that is none of the options."""
     if value not in options:
-        raise Refused(f"{name}={value}: {name} must be one of {', '.join(options)}")
+        raise Refused(f"{name}={value}: {name} must be one of {', '.join(map(str, options))}")
 
 
 def generator(seed: int, stream: str) -> torch.Generator:
@@ -87,6 +87,9 @@ class Split(Protocol):
 
     def batch(self, indices: Sequence[int]) -> Batch: ...
 
+    def weight(self, indices: Sequence[int]) -> float:
+        """How much the mean loss of these examples counts beside others': their number, or that of their tokens."""
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -107,15 +110,21 @@ class Origin:
 
 
 Step = Callable[["nn.Module", Batch], "torch.Tensor"]
-Predict = Callable[[Split, Step], "torch.Tensor"]  # the step's outputs for a split, one row an example, in its order
+
+
+class Predict(Protocol):
+    """The step's outputs for a split, one row an example, in its order; size: examples at once."""
+
+    def __call__(self, split: Split, step: Step, size: int = ...) -> torch.Tensor: ...
 
 
 class Task(Protocol):
     """Data in, named numbers out."""
 
     name: str
-    metric: str
-    higher_is_better: bool
+    metric: str  # the number that the paper prints
+    criterion: str  # the number of evaluate() by which the best epoch is chosen
+    higher_is_better: bool  # of the criterion
     version: int
     outputs: int  # size of the head's last layer; 0: no fresh head, a language model
 

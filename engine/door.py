@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from engine.contract import Refused
 from engine.record import VARIANT
 
 GROUPS = ("task", "model", "method", "recipe", "scale")
+NAMED = (*GROUPS, "table", "decode")  # what is chosen by a file's name
 
 LABELS = ("method.label", "method.design", "scale.data")  # with *.name: what a run is, not how it is done
 OWNERS = {"r": "LoRA's and the adapters'", "alpha": "LoRA's", "targets": "LoRA's", "drop": "adapter-d's",
@@ -25,7 +27,8 @@ SPOKEN = {  # what others call our settings
     "dataset": "task", "device": "runtime.device", "output_dir": "runtime.out", "out": "runtime.out",
     "force": "runtime.force", "show": "runtime.show", "wandb": "runtime.wandb", "limit": "task.limit",
     "path": "model.path", "dry": "runtime.show=parameters", "dry_run": "runtime.show=parameters",
-    "runtime.dry": "runtime.show=parameters",
+    "runtime.dry": "runtime.show=parameters", "num_beams": "decode.beams", "beams": "decode.beams",
+    "length_penalty": "decode.length_penalty", "no_repeat_ngram_size": "decode.no_repeat", "scored": "task.scored",
 }
 
 
@@ -37,12 +40,27 @@ def check_word(word: str) -> None:
     if re.search(r"(^|\.)_", key):
         raise Refused(f"{word}: what begins with _ is a comment, not a setting")
     group, _, own = key.rpartition(".")
-    if (group in GROUPS and own == "name") or key in LABELS:
+    if (group in NAMED and own == "name") or key in LABELS:
         raise Refused(f"{word}: {key} says what a run is called in records and tables; choose another {group} instead")
     if key.startswith("method.") and own in VARIANT:
         raise Refused(f"{word}: say {own}= without method., or the run would be named wrongly")
-    if key in (*GROUPS, "table") and (value in ("null", "true", "false") or not re.match(r"['\"]?[A-Za-z]", value)):
+    if key in NAMED and (value in ("null", "true", "false") or not re.match(r"['\"]?[A-Za-z]", value)):
         raise Refused(f"{word}: {key} must be a name; python run.py --help lists them")
+
+
+def stand_in(words: Sequence[str], tasks: Path) -> list[str]:
+    """What scale=demo means for tasks with texts and no model named: their small decoder (`# demo: NAME` in the task's
+    file) instead of MiniLM. Raises Refused where the tasks of one call need different ones."""
+    said = dict(word.partition("=")[::2] for word in words)
+    if said.get("scale") != "demo" or "model" in said or "table" in said:
+        return []
+    names = said.get("task", "mnli").split(",")
+    files = [tasks / f"{name}.yaml" for name in names]
+    texts = [file.read_text(encoding="utf-8") for file in files if file.exists()]
+    models = {found[1] if (found := re.search(r"^# demo: (\S+)", text, re.M)) else None for text in texts}
+    if len(models) > 1:
+        raise Refused(f"task={said['task']}: these need different small models; run them apart, or name a model")
+    return [f"model={name}" for name in models if name]
 
 
 def check_settings(settings: Any) -> dict[str, Any]:
@@ -65,11 +83,13 @@ def dotted(node: Any, prefix: str) -> list[str]:
 
 def unknown_setting(key: str, keys: Sequence[str]) -> str:
     """For a setting that this cell does not have; keys are those of the default cell."""
+    if key.startswith("decode."):
+        return f"{key}: only tasks that answer with texts decode (e2e webnlg dart wikisql samsum mnli-lm)"
     if key in OWNERS or key in keys:
         owner = f": {key} is {OWNERS[key]}" if key in OWNERS else ""
         return f"{key}: no such setting with this method, model or task{owner}"
     near = SPOKEN.get(key.lower())
-    near = near or next(iter(get_close_matches(key.lower(), [*GROUPS, "table", *keys], 1, 0.6)), None)
+    near = near or next(iter(get_close_matches(key.lower(), [*NAMED, *keys], 1, 0.6)), None)
     return f"{key}: no such setting" + (f"; did you mean {near}" if near else "") + "; all: python run.py --help"
 
 
@@ -84,8 +104,10 @@ def unknown_recipe(name: str, there: Sequence[str], ours: Sequence[str]) -> str:
     """For a model and method, or a recipe name, without hyperparameters; there: the recipes of that model, ours: those
     that fit any model."""
     folder, _, method = name.rpartition("/")
-    kind = "decoder" if folder.startswith("gpt") else "encoder"
-    way = f"\nrecipe={kind}/{method} is ours, a starting point for any {kind}" if method in ours else ""
+    decoder = folder.startswith(("gpt", "text"))
+    way = (f"recipe=text/{method} (texts) and recipe=decoder/{method} (labels) are ours, starting points for any decoder"
+           if decoder else f"recipe=encoder/{method} is ours, a starting point for any encoder")
+    way = f"\n{way}" if method in ours else ""
     return f"{name}: no such recipe, so no hyperparameters; recipe/{folder} has {', '.join(there) or 'nothing'}{way}"
 
 
@@ -116,5 +138,8 @@ def no_number(recipe: str, key: str, task: str, limit: object) -> str:
     if recipe.endswith("-low-data"):
         return (f"recipe {recipe} has no {key} for task={task} task.limit={limit}: Table 17 has MNLI alone, on 100, "
                 "1000, 10000 or (task.limit=null) all examples")
-    return (f"recipe {recipe} has no {key} for task={task}: add the task to its table (conf/recipe/{recipe}.yaml), "
-            f"or choose another recipe")
+    method = recipe.rpartition("/")[2].removesuffix("-official")
+    ways = f"recipe=text/{method} or (labels) recipe=decoder/{method} is ours" if recipe.startswith("gpt") else (
+        "choose another recipe")
+    more = f"; recipe=gpt3-175b/{method} has the paper's for GPT-3" if task in ("wikisql", "samsum", "mnli-lm") else ""
+    return f"recipe {recipe} has no {key} for task={task}: {ways}{more}"

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from engine.contract import Refused
 
+ROOT = Path(__file__).resolve().parents[1]
+ASSETS = "assets/"  # below ROOT: models that this project brings along
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model", "spiece.model")
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -85,6 +87,8 @@ def model_folder(name: str, path: str, revision: str | None, package: str | None
         if spec is None or spec.origin is None:
             raise Refused(f"model={name}: its package is not installed; pip install -e '.[demo]'")
         folder = Path(spec.origin).parent / "model"
+    elif path.startswith(ASSETS):
+        folder = ROOT / path
     elif Path(path).is_dir():
         folder = Path(path)
     elif path.startswith((".", "/", "~")):

@@ -16,7 +16,7 @@ BATCH = 128  # examples; evaluation keeps no activations
 
 
 class Predictor:
-    """predict(split, step): step's outputs, one row an example in the split's order, float32 on the CPU. Raises
+    """predict(split, step, size): step's outputs, one row an example in the split's order, float32 on the CPU. Raises
     FloatingPointError when one of them is not finite."""
 
     def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
@@ -24,9 +24,9 @@ class Predictor:
         self.accelerator = accelerator
         self._constant: list[bool] = []
 
-    def __call__(self, split: Split, step: Step) -> torch.Tensor:
+    def __call__(self, split: Split, step: Step, size: int = BATCH) -> torch.Tensor:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        plan = batches.by_length(split.lengths, BATCH, rank, world)
+        plan = batches.by_length(split.lengths, size, rank, world)
         outputs = []
         with torch.inference_mode():
             for indices in tqdm(plan, desc="evaluating", leave=False, disable=None):

@@ -89,7 +89,7 @@ def read_all(out: Path) -> tuple[list[Record], list[str]]:
     """Every readable record under OUT/runs, sorted by path, and what was wrong with the others."""
     records, broken = [], []
     for path in sorted((out / "runs").rglob("*.json")):
-        if path.name == "adapter.json":
+        if path.name in ("adapter.json", "training.json"):
             continue
         try:
             records.append(read(path))

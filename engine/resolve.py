@@ -13,10 +13,11 @@ from typing import Any
 
 from engine import hub, record, start
 from engine.contract import Method, Origin, Refused, number, one_of
-from engine.spec import ModelSpec, Recipe
+from engine.spec import Decode, ModelSpec, Recipe
 
 Settings = dict[str, Any]
-LATER = ("cls_dropout",)  # settings that came later: no part of a run's identity while null, so that no name changed
+# Settings that came later: no part of a run's identity while null, so that no name changed.
+LATER = ("cls_dropout", "averaging", "decode")
 ELSEWHERE = ("runtime", "data_root")  # where and how, not what: no part of a run's identity
 
 
@@ -28,6 +29,7 @@ class Cell:
     task: Any
     method: Method
     recipe: Recipe
+    decode: Decode | None  # for tasks with texts
     model: ModelSpec
     sources: Mapping[str, str]
     root: Path  # of the code, for the commit
@@ -39,8 +41,8 @@ class Cell:
         one_of("runtime.device", runtime["device"], ("auto", "cpu", "cuda"))
         one_of("runtime.save", runtime["save"], ("both", "best", "none"))
         one_of("runtime.wandb", runtime["wandb"], ("off", "offline", "online"))
-        if not isinstance(runtime["force"], bool):
-            raise Refused(f"runtime.force={runtime['force']}: runtime.force must be true or false")
+        for key in ("force", "train"):
+            one_of(f"runtime.{key}", runtime[key], (True, False))
 
     @property
     def out(self) -> Path:
@@ -65,6 +67,7 @@ class Resolved:
     settings: Settings  # of the record: resolved, without paths
     digest: str
     path: Path  # of the record
+    kept: Path  # folder of the trained weights: the same for runs that differ in decoding alone
 
 
 def resolve(cell: Cell) -> Resolved:
@@ -90,17 +93,21 @@ def resolve(cell: Cell) -> Resolved:
 
     device, precision = devices.pick(cell.settings["runtime"]["device"], cell.recipe.precision)
     settings = identity(cell.settings) | {"precision": precision}
-    digest = record.digest(settings, raw.sha256, revision, parent.identity)
-    path = record.path_of(out, settings["scale"]["name"], cell.task.name, cell.model.name, cell.method.name,
-                          settings["seed"], digest)
-    return Resolved(raw, folder, revision, parent, device, settings, digest, path)
+    def path(digest: str) -> Path:
+        return record.path_of(out, settings["scale"]["name"], cell.task.name, cell.model.name, cell.method.name,
+                              settings["seed"], digest)
+
+    training = {key: value for key, value in settings.items() if key != "decode"}
+    digest, trained = (record.digest(each, raw.sha256, revision, parent.identity) for each in (settings, training))
+    kept = path(trained).with_suffix("")
+    return Resolved(raw, folder, revision, parent, device, settings, digest, path(digest), kept)
 
 
 def identity(settings: Settings) -> Settings:
     """The settings that say what a run is, and no path: files are known by their fingerprints, kept beside."""
     silent = {*ELSEWHERE, *(key for key in LATER if settings[key] is None)}
     kept = record.plain({key: value for key, value in settings.items() if key not in silent})
-    if Path(kept["model"]["path"]).is_dir():
+    if not kept["model"]["path"].startswith(hub.ASSETS) and Path(kept["model"]["path"]).is_dir():
         kept["model"]["path"] = "folder"
     if kept["init_from"] not in ("none", "mnli"):
         kept["init_from"] = "file"

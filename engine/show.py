@@ -66,7 +66,9 @@ def memory(needed: Memory, examples: int, tokens: int) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return "-" if value is None else ",".join(map(_word, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ",".join(map(_word, value))
+    return "-" if value is None else str(value).replace("\n", "\\n")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""What the files of conf/ state, checked: a recipe and a model. Light, so that a bad value is answered at once."""
+"""What the files of conf/ state, checked: recipe, decoding, model. Light, so that a bad value is answered at once."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Recipe:
     cls_dropout: float | None  # before the classifier alone
     precision: str
     batching: str
+    averaging: str | None  # of a text's loss; None where a label is predicted
 
     def __post_init__(self) -> None:
         number("lr", self.lr, 0, open_low=True)
@@ -46,6 +47,7 @@ class Recipe:
         one_of("decay_on", self.decay_on, ("matrices", "all"))
         one_of("precision", self.precision, ("fp32", "bf16", "fp16", "auto"))
         one_of("batching", self.batching, ("shuffle", "grouped"))
+        one_of("averaging", self.averaging, (None, "tokens", "examples"))
         one_of("schedule", self.schedule, ("linear", "cosine", "constant_with_warmup"))
         if not isinstance(self.betas, Sequence) or len(self.betas) != 2:
             raise Refused(f"betas={self.betas}: betas must be two numbers")
@@ -56,6 +58,48 @@ class Recipe:
 def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     """The recipe among a run's settings. Raises Refused on a value out of range."""
     return Recipe(**{field.name: settings[field.name] for field in fields(Recipe)})
+
+
+@dataclass(frozen=True)
+class Decode:
+    """A file of conf/decode: how texts are searched for, and what its words mean."""
+
+    name: str
+    checkpoint: str  # best (lowest validation loss) · last
+    search: str  # official · hf: see engine/search.py
+    beams: int
+    length_penalty: float  # a finished text's score is its log-probability / length ** length_penalty
+    no_repeat: int  # tokens of a run that must not come twice; 0: no ban
+    ban_sees: str  # completion · all: whether a run of the prompt counts as having come
+    renormalise: bool  # whether the other words share what the banned ones had
+    ends: Sequence[str]  # texts that end an output besides the end token
+    max_new: int  # tokens
+
+    def __post_init__(self) -> None:
+        one_of("decode.checkpoint", self.checkpoint, ("best", "last"))
+        one_of("decode.search", self.search, ("official", "hf"))
+        one_of("decode.ban_sees", self.ban_sees, ("completion", "all"))
+        one_of("decode.renormalise", self.renormalise, (True, False))
+        number("decode.beams", self.beams, 1, whole=True)
+        number("decode.length_penalty", self.length_penalty, 0)
+        number("decode.no_repeat", self.no_repeat, 0, whole=True)
+        number("decode.max_new", self.max_new, 1, whole=True)
+        if not isinstance(self.ends, (list, tuple)) or not all(isinstance(end, str) and end for end in self.ends):
+            raise Refused(f"decode.ends={self.ends}: decode.ends must be a list of texts")
+
+
+def decode_of(settings: Mapping[str, Any]) -> Decode | None:
+    """The way to decode among a run's settings, None where the task has no texts. Raises Refused."""
+    said, texts = settings["decode"], settings["task"].get("scored") is not None
+    if texts != (said is not None):
+        task = settings["task"]["name"]
+        raise Refused(f"decode: task={task} answers with {'texts: name one' if texts else 'labels: leave it out'}")
+    if said is None:
+        return None
+    made = Decode(**{key: value for key, value in said.items() if not key.startswith("_")})
+    if made.max_new > settings["length"] - 2:
+        raise Refused(f"decode.max_new={made.max_new}: leaves no room for a prompt in length={settings['length']}")
+    return made
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
             clock = time.perf_counter()
             total = torch.zeros((), device=device)  # read at the end of the epoch, so that the device never waits
             for examples in batches.order(splits.train.lengths, recipe.batch, recipe.batching, order):
-                parts = list(batches.shares(examples, rank, world, micro))
+                parts = list(batches.shares(examples, rank, world, micro, splits.train.weight))
                 for number, (indices, share) in enumerate(parts):
                     batch = move(splits.train.batch(indices), device)
                     with contextlib.nullcontext() if number == len(parts) - 1 else accelerator.no_sync(model):
@@ -112,10 +112,11 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
 
             model.eval()
             numbers = task.evaluate(predict, splits.validation)
-            value = numbers[task.metric]
+            value = numbers[task.criterion]
             curve.append({"epoch": epoch, "step": step, "loss": mean, **numbers, "constant": predict.constant()})
             report(curve[-1])
-            bar.write(f"epoch {epoch}/{recipe.epochs}: training loss {mean:.4f}, {task.metric} {value:.2f}"
+            bar.write(f"epoch {epoch}/{recipe.epochs}: training loss {mean:.4f}, "
+                      f"{task.criterion} {value:.{2 if task.higher_is_better else 4}f}"
                       + (" (every prediction is the same)" if curve[-1]["constant"] else ""), file=sys.stderr)
             score = -math.inf if math.isnan(value) else value if task.higher_is_better else -value
             if score > best or epoch == 1:  # the first of equals

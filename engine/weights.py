@@ -44,10 +44,7 @@ def load(backbone: Backbone, path: Path, keep_output: bool) -> str:
     With keep_output the head's last layer stays as it is (another task has other classes). Every other trainable tensor
     must be in the file and nothing in the file may be left over. Raises Refused otherwise.
     """
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise Refused(f"{path}: not a readable safetensors file ({error})") from None
+    found = read(path)
     own = {name: p for name, p in backbone.model.named_parameters() if p.requires_grad}
     if keep_output:
         own = {name: p for name, p in own.items() if not name.startswith(f"{backbone.output}.")}
@@ -59,7 +56,21 @@ def load(backbone: Backbone, path: Path, keep_output: bool) -> str:
                  (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)) if names]
         fit = len(own) - len(missing) - len(wrong)
         raise Refused(f"{path} does not fit this method and model: {fit} tensors match, {', '.join(parts)}")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(found[name])
+    put(backbone.model, {name: found[name] for name in own})
     return f"{len(own)} tensors from {path}"
+
+
+def read(path: Path) -> Tensors:
+    """The tensors of a file. Raises Refused."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise Refused(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def put(model: nn.Module, tensors: Tensors) -> None:
+    """Copies tensors into the parameters of these names."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)

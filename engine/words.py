@@ -22,14 +22,26 @@ def two(value: float | None) -> str:
     return "undefined" if value is None or value != value else f"{value:.2f}"
 
 
+def _fine(value: float | None) -> str:
+    """Losses and the metrics that run from 0 to 1 need more digits."""
+    return f"{value:.4f}" if value is not None and abs(value) < 10 else two(value)
+
+
 def summary(done: Record) -> str:
     """The result of a run: what the collapse detector saw, the number, what it took."""
-    others = ", ".join(f"{name} {two(value)}" for name, value in done.numbers.items() if name != done.metric)
+    others = ", ".join(f"{name} {_fine(value)}" for name, value in done.numbers.items() if name != done.metric)
     outcome, counts = done.outcome, done.footprint
     lines = [f"note: {note}" for note in outcome["notes"]]
-    lines.append(f"{done.metric} {two(done.value)} in points of 100, best epoch {outcome['best_epoch']} of "
-                 f"{len(outcome['curve'])} (last {two(outcome['last'][done.metric])})"
-                 + (f"; {others}" if others else ""))
+    best = f"best epoch {outcome['best_epoch']} of {len(outcome['curve'])}"
+    if "decoded" in outcome:
+        how, count = done.settings["decode"], outcome["decoded"]["inputs"]
+        lines.append(f"{done.metric} {two(done.value)} over {count:,} inputs of {done.settings['task']['scored']}, "
+                     f"decode={how['name']} with the {how['checkpoint']} epoch ({best})"
+                     f"{f'; {others}' if others else ''}")
+    else:
+        lines.append(f"{done.metric} {two(done.value)} in points of 100, {best} (last "
+                     f"{two(outcome['last'][done.metric])}){f'; {others}' if others else ''}")
     lines.append(f"{counted(counts['trainable'], counts['head'], counts['total'])}; {outcome['seconds']:.0f} s, "
-                 f"{outcome['tokens_per_second']:,.0f} tokens/s")
+                 f"{outcome['tokens_per_second']:,.0f} tokens/s"
+                 + (f"; decoding {outcome['decoded']['seconds']:.0f} s" if "decoded" in outcome else ""))
     return "\n".join(lines)

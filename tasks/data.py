@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engine.contract import Origin, Refused
 from engine.hub import snapshot
 from tasks import synthetic
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+Rows = list[Row]
 
 
 @dataclass(frozen=True)
@@ -26,39 +25,48 @@ class Source:
     """A data set of the hub: DIR/<name>/<config>/<split>.jsonl.gz is where a folder has it."""
 
     id: str
-    config: str
-    revision: str
+    config: str | None  # the hub's name for a part of it, and the folder's
+    revision: str  # a commit, or a branch of converted files
+    home: str | None = None  # who publishes it, where the hub may not have it in a form that is read here
+    hub: Mapping[str, str] | None = None  # our name of a split -> the hub's, where it is another
 
-    def files(self, origin: Origin, splits: Sequence[str]) -> dict[str, list[Path]]:
-        """The file or files of every split. Raises Refused naming what is missing."""
+    def files(self, origin: Origin, splits: Sequence[str], hint: str) -> tuple[dict[str, list[Path]], str | None]:
+        """The file or files of every split, and the hub's commit. Raises Refused naming what is missing."""
         if origin.kind == "hub":
+            there = {split: (self.hub or {}).get(split, split) for split in splits}
+            within = self.config or "default"  # the hub's own word for the only one
             ways_out = "give a folder (data_root=DIR), a filled cache (HF_HOME=DIR), or run without either: scale=demo"
-            folder = snapshot("dataset", self.id, self.revision, [f"{self.config}/*"], self._missing(splits), ways_out)
-            folder /= self.config
-        else:
-            root = Path(str(origin.root)).expanduser()
-            folder = root / self.id.rpartition("/")[2] / self.config
-            if not folder.is_dir():
-                raise Refused(f"{folder}: no such folder; data_root must hold {folder.relative_to(root)}/"
-                              f"{splits[0]}.jsonl.gz (or .jsonl, .parquet)")
-        return {split: _found(folder, split) for split in splits}
+            if self.home is not None:
+                ways_out += f"; {self.home} publishes it, data_root=DIR reads it from {self._layout(splits[0])}"
+            folder = snapshot("dataset", self.id, self.revision, [f"{within}/*"], self._missing(within, there),
+                              ways_out)
+            return {split: _found(folder / within, there[split], hint) for split in splits}, folder.name
+        root = Path(str(origin.root)).expanduser()
+        folder = root / self.id.rpartition("/")[2] / (self.config or "")
+        if not folder.is_dir():
+            raise Refused(f"{folder}: no such folder; data_root must hold {self._layout(splits[0])} (or .jsonl, "
+                          ".parquet)")
+        return {split: _found(folder, split, hint) for split in splits}, None
 
-    def _missing(self, splits: Sequence[str]) -> Callable[[Path], str | None]:
-        return lambda folder: next((f"{self.config}/{split}-*.parquet" for split in splits
-                                    if not _find(folder / self.config, split)), None)
+    def _layout(self, split: str) -> str:
+        return str(Path(self.id.rpartition("/")[2], self.config or "", f"{split}.jsonl.gz"))
+
+    def _missing(self, within: str, there: Mapping[str, str]) -> Callable[[Path], str | None]:
+        return lambda folder: next((f"{within}/{split}-*.parquet" for split in there.values()
+                                    if not _find(folder / within, split)), None)
 
 
-def _found(folder: Path, split: str) -> list[Path]:
+def _found(folder: Path, split: str, hint: str) -> list[Path]:
     files = _find(folder, split)
     if not files:
-        raise Refused(f"{folder}: no {split}.jsonl.gz (or .jsonl, .parquet, {split}_subset.jsonl.gz)")
+        raise Refused(f"{folder}: no {split}.jsonl.gz (or .jsonl, .parquet, {split}_subset.jsonl.gz){hint}")
     return files
 
 
 def _find(folder: Path, split: str) -> list[Path]:
     for name in (split, f"{split}_subset"):  # a subset is used when the whole is not there, and said in the record
-        for pattern in (f"{name}.jsonl.gz", f"{name}.jsonl", f"{name}.parquet", f"{name}-*.parquet"):
-            found = sorted(folder.glob(pattern))
+        for pattern in (".jsonl.gz", ".jsonl", ".parquet", "-*.parquet", "/*.parquet"):
+            found = sorted(folder.glob(f"{name}{pattern}"))
             sharded = re.search(r"-of-(\d+)", found[0].name) if found else None
             shards = int(sharded[1]) if sharded else len(found)
             if len(found) != shards:
@@ -78,28 +86,27 @@ class Raw:
     sha256: str
 
 
-def load(task: str, source: Source, origin: Origin, columns: Sequence[str], classes: int | None, train: str,
-         validation: Sequence[str]) -> Raw:
-    """Reads and checks all splits of a task. classes: number of labels; None: a score from 0 to 5.
+def load(task: str, source: Source, origin: Origin, splits: Sequence[str], check: Callable[[Row], str | None],
+         fingerprint: Callable[[Row], list[Any]], hint: str = "") -> Raw:
+    """Reads and checks all splits of a task, the first of them the one to train on. check says what is wrong with a
+    row, fingerprint which of its values count, hint (a line) what else could be asked for if a split is missing.
 
-    Raises Refused, with file and line, on a missing column, a bad label, a damaged file or an empty split.
+    Raises Refused, with file and line, on a bad row, a damaged file or an empty split.
     """
-    splits = [train, *validation]
-    kind = origin.kind
+    kind, commit = origin.kind, None
     if kind == "synthetic":
         try:
-            rows = {split: synthetic.rows(task, split, origin.train if split == train else origin.validation, seed=0)
-                    for split in splits}
+            sizes = {split: origin.train if split == splits[0] else origin.validation for split in splits}
+            rows = {split: synthetic.rows(task, split, size, seed=0) for split, size in sizes.items()}
         except ValueError as error:
             raise Refused(f"scale.train, scale.validation: {error}") from None
     else:
-        files = source.files(origin, splits)
+        files, commit = source.files(origin, splits, hint)
         rows = {split: [row for path in files[split] for row in _read(path)] for split in splits}
         kind += " (subset)" if any("_subset" in path.name for paths in files.values() for path in paths) else ""
         for split in splits:
-            _check(rows[split], files[split][0], columns, classes)
-    revision = source.revision if kind == "hub" else None
-    return Raw(rows, kind, revision, _sha256(rows, columns, classes))
+            _check(rows[split], files[split][0], check)
+    return Raw(rows, kind, commit, _sha256(rows, fingerprint))
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
@@ -132,29 +139,30 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         raise Refused(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _check(rows: Rows, path: Path, columns: Sequence[str], classes: int | None) -> None:
+def _check(rows: Rows, path: Path, check: Callable[[Row], str | None]) -> None:
     if not rows:
         raise Refused(f"{path}: no rows")
     for number, row in enumerate(rows, 1):
-        lost = [name for name in (*columns, "label") if name not in row]
-        if lost:
-            raise Refused(f"{path}, line {number}: no column '{lost[0]}' (it has {', '.join(row)})")
-        for name in columns:
-            if not isinstance(row[name], str) or re.search("[\ud800-\udfff]", row[name]):
-                raise Refused(f"{path}, line {number}: '{name}' is not text: {row[name]!a}")
-        label = row["label"]
-        good = isinstance(label, (int, float)) and not isinstance(label, bool)
-        if not (good and (0 <= label <= 5 if classes is None else label in range(classes))):
-            wanted = "a score from 0 to 5" if classes is None else f"one of 0 to {classes - 1}"
-            raise Refused(f"{path}, line {number}: label {label!r} is not {wanted}")
+        wrong = check(row)
+        if wrong is not None:
+            raise Refused(f"{path}, line {number}: {wrong}")
 
 
-def _sha256(rows: Mapping[str, Rows], columns: Sequence[str], classes: int | None) -> str:
-    """Over texts and labels, not files, so that the hub's copy and a folder's agree; the hub keeps float32 scores."""
+def wrong_text(row: Row, columns: Sequence[str]) -> str | None:
+    """What keeps these columns of a row from being text, if anything does."""
+    for name in columns:
+        if name not in row:
+            return f"no column '{name}' (it has {', '.join(row)})"
+        if not isinstance(row[name], str) or re.search("[\ud800-\udfff]", row[name]):
+            return f"'{name}' is not text: {row[name]!a}"
+    return None
+
+
+def _sha256(rows: Mapping[str, Rows], fingerprint: Callable[[Row], list[Any]]) -> str:
+    """Over texts and labels, not files, so that the hub's copy and a folder's agree."""
     digest = hashlib.sha256()
     for split in rows:
         digest.update(f"{split}\n".encode())
         for row in rows[split]:
-            label = float(np.float32(row["label"])) if classes is None else int(row["label"])
-            digest.update(json.dumps([*(row[name] for name in columns), label], ensure_ascii=False).encode() + b"\n")
+            digest.update(json.dumps(fingerprint(row), ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()

@@ -35,6 +35,11 @@ class Glue:
 
     higher_is_better = True
 
+    @property
+    def criterion(self) -> str:
+        """The best epoch is that of the number which is reported."""
+        return self.metric
+
     def __post_init__(self) -> None:
         number("task.limit", self.limit, 1, whole=True, none=True)
         one_of("task.metric", self.metric, METRICS.get(self.name, ("accuracy",)))
@@ -48,20 +53,36 @@ class Glue:
 
     def load(self, origin: Origin) -> data.Raw:
         """The rows, checked. Raises Refused."""
-        classes = len(self.labels) if self.labels else None
-        return data.load(self.name, self.source, origin, self.sentences, classes, self.train,
-                         list(self.validation.values()))
+        return data.load(self.name, self.source, origin, [self.train, *self.validation.values()], self._wrong,
+                         self._fingerprint)
 
-    def splits(self, raw: data.Raw, tokenizer: Any, length: int, special: Special) -> Splits:
-        """Tokenised, texts cut to `length`, special tokens around them. A limit draws its examples once, for all seeds
-        alike."""
+    def _wrong(self, row: data.Row) -> str | None:
+        """What is wrong with a row, if anything is."""
+        lost = [name for name in (*self.sentences, "label") if name not in row]
+        if lost:
+            return f"no column '{lost[0]}' (it has {', '.join(row)})"
+        text, label = data.wrong_text(row, self.sentences), row["label"]
+        good = isinstance(label, (int, float)) and not isinstance(label, bool)
+        if not (good and (label in range(len(self.labels)) if self.labels else 0 <= label <= 5)):
+            wanted = f"one of 0 to {len(self.labels) - 1}" if self.labels else "a score from 0 to 5"
+            return text or f"label {label!r} is not {wanted}"
+        return text
+
+    def _fingerprint(self, row: data.Row) -> list[Any]:
+        """Texts and label; the hub keeps scores in float32."""
+        label = int(row["label"]) if self.labels else float(np.float32(row["label"]))
+        return [*(row[name] for name in self.sentences), label]
+
+    def splits(self, raw: data.Raw, tokenizer: Any, recipe: Any, special: Special) -> Splits:
+        """Tokenised, texts cut to recipe.length, special tokens around them. A limit draws its examples once, for all
+        seeds alike."""
         train = raw.rows[self.train]
         if self.limit is not None and self.limit < len(train):
             kept = torch.randperm(len(train), generator=generator(0, "limit"))[:self.limit].sort().values
             train = [train[i] for i in kept.tolist()]
         def tokens(rows: data.Rows) -> Tokens:
             texts = [[row[name] for row in rows] for name in self.sentences]
-            return Tokens(texts, self._labels(rows), tokenizer, length, special)
+            return Tokens(texts, self._labels(rows), tokenizer, recipe.length, special)
 
         validation = {name: tokens(raw.rows[split]) for name, split in self.validation.items()}
         return Splits(tokens(train), validation)

@@ -41,6 +41,10 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def weight(self, indices: Sequence[int]) -> float:
+        """Their number: a loss is the mean over examples."""
+        return len(indices)
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """These examples padded to the longest of them: input_ids, attention_mask (n, longest), labels (n,)."""
         longest = max(self.lengths[i] for i in indices)

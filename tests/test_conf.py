@@ -1,16 +1,19 @@
 """Every file of conf/ is used: each task trains a tiny model with each method, each model and table composes."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import ROOT, Cli
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 CONF = ROOT / "conf"
+TEXTS = ("e2e", "webnlg", "dart", "wikisql", "samsum", "mnli-lm")   # their answers are texts
 METRICS = {"cola": "matthews_correlation", "stsb": "pearson"}   # the others: accuracy (Table 2's caption)
 
 
@@ -23,14 +26,20 @@ def composed(*words: str) -> dict[str, Any]:
         return OmegaConf.to_container(compose("config", list(words)), resolve=True)   # type: ignore[return-value]
 
 
+def recipe_of(model: str, method: str) -> list[str]:
+    """A model's own recipe, or for GPT-2's sizes, which have LoRA's alone, ours for any decoder."""
+    own = (CONF / "recipe" / model / f"{method}.yaml").exists() or not model.startswith("gpt2-")
+    return [] if own else [f"recipe=text/{method}"]
+
+
 def records(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((out / "runs").rglob("*-s*.json"))]
 
 
 @pytest.mark.parametrize("method", ["lora", "ft"])   # the others: test_architectures.py
-@pytest.mark.parametrize("task", options("task"))
-def test_every_task_trains_with_every_method(cli: Cli, small: list[str], tmp_path: Path, task: str,
-                                             method: str) -> None:
+@pytest.mark.parametrize("task", [task for task in options("task") if task not in TEXTS])
+def test_every_task_with_labels_trains_with_every_method(cli: Cli, small: list[str], tmp_path: Path,
+                                                         task: str, method: str) -> None:
     status, out, err = cli(f"task={task}", f"method={method}", *small)
     assert status == 0, err
     (record,) = records(tmp_path / "out")
@@ -53,6 +62,7 @@ def test_a_run_of_a_single_step_trains_or_is_refused(cli: Cli, small: list[str])
 @pytest.mark.parametrize("method", ["lora", "ft"])
 def test_every_model_shows_its_shape_without_weights(cli: Cli, tmp_path: Path, model: str, method: str) -> None:
     words = [f"model={model}", f"method={method}", f"runtime.out={tmp_path / 'out'}"]
+    words += [f"recipe=decoder/{method}"] if model.startswith("gpt2-") else []   # with a head: theirs are for texts
     status, out, err = cli(*words, "runtime.show=parameters")
     assert status == 0, err
     assert "trainable (head left out, as the paper counts)" in out and not (tmp_path / "out").exists()
@@ -61,17 +71,30 @@ def test_every_model_shows_its_shape_without_weights(cli: Cli, tmp_path: Path, m
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model_composes_with_every_scale_and_method(model: str) -> None:
     for scale, method in (("demo", "lora"), ("paper", "ft")):
-        settings = composed(f"model={model}", f"method={method}", f"scale={scale}", "model.path=x")
+        words = [f"model={model}", f"method={method}", f"scale={scale}", "model.path=x", *recipe_of(model, method)]
+        settings = composed(*words, *(["task=e2e"] if model.startswith("gpt2-") else []))
         assert settings["model"]["name"] == model and settings["scale"]["name"] == scale
         assert settings["method"]["name"] == method
-        assert settings["recipe"]["name"] in (f"{model}/{method}", f"decoder/{method}")
+        assert settings["recipe"]["name"] in (f"{model}/{method}", f"decoder/{method}", f"text/{method}")
         assert {"q", "k", "v", "o", "ff"} <= settings["model"]["roles"].keys()
 
 
 @pytest.mark.parametrize("task", options("task"))
 def test_every_task_composes_as_the_paper_has_it(task: str) -> None:
-    settings = composed(f"task={task}")
-    assert settings["task"]["name"] == task and settings["recipe"]["name"] == "roberta-base/lora"
+    gpt3 = task in TEXTS[3:]
+    settings = composed(f"task={task}", *(["recipe=gpt3-175b/lora"] if gpt3 else []))
+    model = "gpt2-medium" if task in TEXTS else "roberta-base"
+    assert (settings["task"]["name"], settings["model"]["name"]) == (task, model)
+    assert settings["recipe"]["name"] == ("gpt3-175b/lora" if gpt3 else f"{model}/lora")
+    decode = settings["decode"] and settings["decode"]["name"]
+    assert decode == (None if task not in TEXTS else "greedy" if gpt3 else "paper")
+
+
+@pytest.mark.parametrize("decode", options("decode"))
+def test_every_way_to_decode_composes_and_the_command_line_is_stronger(decode: str) -> None:
+    settings = composed("task=e2e", f"decode={decode}", "model=gpt2-nano", "decode.beams=3", "decode.max_new=7")
+    assert settings["decode"]["name"] == decode
+    assert (settings["decode"]["beams"], settings["decode"]["max_new"]) == (3, 7)
 
 
 def test_every_scale_says_which_data_it_means() -> None:
@@ -112,6 +135,48 @@ def test_every_table_composes(table: str) -> None:
     assert sweep and settings
 
 
+def swept(table: str) -> dict[str, list[str]]:
+    """What a table sweeps over, and its values."""
+    file = yaml.safe_load((CONF / "table" / f"{table}.yaml").read_text(encoding="utf-8"))
+    return {key: str(values).split(",") for key, values in file["hydra"]["sweeper"]["params"].items()}
+
+
+@pytest.mark.parametrize(("table", "cells"), [
+    ("demo", 18), ("table2-roberta-base", 40), ("e2e-decode-ablation", 18), ("table4-stand-in", 18),
+    ("table15-stand-in", 14), ("table16-stand-in", 12)])
+def test_the_cells_of_every_table_compose(table: str, cells: int) -> None:
+    """As many as the file's header says; every value that is swept composes in one of them."""
+    values = swept(table)
+    assert math.prod(map(len, values.values())) == cells
+    assert re.search(rf"\b{cells} (runs|ways)", (CONF / "table" / f"{table}.yaml").read_text(encoding="utf-8"))
+    for i in range(max(map(len, values.values()))):
+        chosen = {key: options[i % len(options)] for key, options in values.items()}
+        settings = composed(f"table={table}", *(f"{key}={value}" for key, value in chosen.items()))
+        for key in chosen.keys() & {"task", "method", "decode"}:
+            assert settings[key]["name"] == chosen[key]
+        method, recipe = settings["method"]["name"], settings["recipe"]["name"].partition("/")[2]
+        assert recipe == (f"{method}-low-data" if table.startswith("table16") else method)
+
+
+@pytest.mark.parametrize("table", [table for table in options("table") if table.endswith("-stand-in")])
+def test_a_stand_in_has_room_for_the_text_and_the_special_tokens(table: str) -> None:
+    """GPT-2 has 1,024 positions, GPT-3 2,048. All methods see the same text; the longest prompt is PreEmbed's."""
+    assert "A stand-in for Table" in (CONF / "table" / f"{table}.yaml").read_text(encoding="utf-8")
+    for task in swept(table).get("task", ["mnli-lm"]):
+        limit = swept(table).get("task.limit", ["null"])[-1]
+        words = ["l_p=512"] if table.startswith("table15") else []
+        settings = composed(f"table={table}", f"task={task}", "method=preembed", f"task.limit={limit}", *words)
+        assert settings["length"] + settings["l_p"] + settings["l_i"] <= settings["model"]["config"]["n_positions"]
+        assert settings["recipe"]["setup"] == "stand-in" and settings["averaging"] == "tokens"
+        assert settings["recipe"]["name"].startswith("gpt3-175b/") and settings["model"]["name"] == "gpt2-medium"
+
+
+def test_the_decode_ablation_runs_on_a_small_model() -> None:
+    settings = composed("table=e2e-decode-ablation", "model=gpt2-nano", "task.scored=validation", "data_root=x")
+    assert (settings["task"]["name"], settings["task"]["scored"]) == ("e2e", "validation")
+    assert settings["recipe"]["name"] == "gpt2-nano/lora" and settings["decode"]["name"] == "paper"
+
+
 def test_the_command_line_is_stronger_than_recipe_and_scale() -> None:
     for words in (["scale=demo"], ["scale=paper"], ["recipe=roberta-base/lora-official", "model=roberta-base"]):
         settings = composed("task=mnli", "lr=0.5", "r=3", "alpha=5", "epochs=7", "length=9", *words)
@@ -119,7 +184,7 @@ def test_the_command_line_is_stronger_than_recipe_and_scale() -> None:
         assert (settings["method"]["r"], settings["method"]["alpha"]) == (3, 5)
 
 
-@pytest.mark.parametrize("group", ["task", "model", "method", "scale", "table"])
+@pytest.mark.parametrize("group", ["task", "model", "method", "scale", "table", "decode"])
 def test_help_names_every_file_of_the_group(group: str) -> None:
     """--help is written by hand, so that it can explain; this keeps it complete."""
     template = (CONF / "config.yaml").read_text(encoding="utf-8").split("template: |")[1]

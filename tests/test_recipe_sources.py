@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import yaml
-from test_recipes import GLUE, RECIPES, ROOT, columns, keys, settings, value
+from test_recipes import DECODE, GLUE, RECIPES, ROOT, columns, keys, settings, task_of, value
 
 SOURCES = ROOT.parent / "shared" / "paper" / "hyperparameters"
 needs_sources = pytest.mark.skipif(not SOURCES.is_dir(), reason="the transcribed sources are not beside the checkout")
 TARGETS = {"query": "q", "key": "k", "value": "v"}
+E2E = 42_061   # texts to train on
 INIT = {"best_mnli_lora_checkpoint": "mnli", "pretrained_model_with_standard_lora_init": "none",
         "pretrained_model": "none"}
 
@@ -31,16 +32,20 @@ TABLE_9 = {"roberta-base/lora": "LoRA", "roberta-large/lora": "LoRA", "roberta-l
            "roberta-large/adapter-h": "Adapter-H-6M-dagger", "roberta-large/adapter-h-r8": "Adapter-H-0.8M-dagger",
            "roberta-large/adapter-p": "Adapter-P-3M-dagger", "roberta-large/adapter-p-r16": "Adapter-P-0.8M-dagger"}
 TABLE_10 = {"deberta-v2-xxlarge/lora": "LoRA"}
+TABLE_11 = {"gpt2-medium/lora": "LoRA", "gpt2-large/lora": "LoRA"}
 TABLE_12 = {"gpt3-175b/ft": "FT", "gpt3-175b/bitfit": "BitFit", "gpt3-175b/preembed": "PreEmbed",
             "gpt3-175b/prelayer": "PreLayer", "gpt3-175b/adapter-h": "Adapter-H", "gpt3-175b/lora": "LoRA",
             "gpt3-175b/lora-pe": "LoRA+PE", "gpt3-175b/lora-pl": "LoRA+PL"}
 TABLE_17 = {"gpt3-175b/ft-low-data": "FT", "gpt3-175b/preembed-low-data": "PreEmbed",
             "gpt3-175b/prelayer-low-data": "PreLayer", "gpt3-175b/lora-low-data": "LoRA"}
 SUBSETS = {"mnli-100": "mnli-100", "mnli-1000": "mnli-1k", "mnli-10000": "mnli-10k", "mnli-None": "mnli-392k"}
-PAPER = TABLE_9 | TABLE_10 | TABLE_12 | TABLE_17
+SUBSETS |= {column.replace("mnli", "mnli-lm"): subset for column, subset in SUBSETS.items()}   # as texts, as the paper
+PAPER = TABLE_9 | TABLE_10 | TABLE_11 | TABLE_12 | TABLE_17
+NLG = ("e2e", "webnlg", "dart")   # the columns of Table 11
+GPT3 = ("wikisql", "mnli", "mnli-lm", "samsum")   # and of Table 12
 CELLS = [(recipe, column) for recipe in PAPER for column in (
-    SUBSETS if recipe in TABLE_17 else GLUE if recipe not in TABLE_12 else
-    ("wikisql", "mnli") if "-p" in recipe.split("/")[1] else ("wikisql", "mnli", "samsum"))]
+    SUBSETS if recipe in TABLE_17 else NLG if recipe in TABLE_11 else GLUE if recipe not in TABLE_12 else
+    GPT3[:3] if recipe.endswith(("-pe", "-pl")) else GPT3)]
 
 SAYS: dict[str, tuple[str, Any]] = {   # what a transcribed cell calls it: our key, and how we say the value
     "learning_rate": ("lr", None), "epochs": ("epochs", None), "batch_size": ("batch", None),
@@ -48,12 +53,20 @@ SAYS: dict[str, tuple[str, Any]] = {   # what a transcribed cell calls it: our k
     "weight_decay": ("weight_decay", None), "dropout": ("dropout", None), "cls_dropout": ("cls_dropout", None),
     "lora_alpha": ("alpha", None), "lora_r": ("r", None), "lora_targets": ("targets", targets),
     "lora_r_sweep": ("r", min), "bottleneck_r": ("r", lambda r: max(r) if isinstance(r, list) else r),
-    "l_p": ("l_p", None), "l_i": ("l_i", None), "init": ("init_from", INIT.get),
+    "l_p": ("l_p", None), "l_i": ("l_i", None), "init": ("init_from", INIT.get), "warmup_steps": ("warmup", None),
+    "label_smoothing": ("label_smoothing", None), "beam_size": ("decode.beams", None),
+    "no_repeat_ngram_size": ("decode.no_repeat", None), "length_penalty": ("decode.length_penalty", None),
     "seeds": ("recipe.seeds", None), "aggregate": ("recipe.aggregate", None), "setup": ("recipe.setup", None)}
 WORDS = {   # no settings
     "source", "optimizer", "checkpoint_rule", "tuned", "lora_config_printed", "init_rule", "printed_size", "note",
     "lr_note", "chosen_because", "bottleneck_r_sweep", "layout", "subset_rule", "seed_variance_quoted"}
+SAYS_11 = SAYS | {"dropout": ("method.dropout", None)}   # "Dropout Prob": of LoRA's input, as in the official code
 ELSEWHERE = {"warmup_tokens", "budgets"}   # compared below
+
+
+def papers(column: str) -> str:
+    """The paper's MNLI is ours twice."""
+    return column.replace("mnli-lm", "mnli")
 
 
 def paper_cell(recipe: str, column: str) -> dict[str, Any]:
@@ -61,16 +74,17 @@ def paper_cell(recipe: str, column: str) -> dict[str, Any]:
     if recipe in TABLE_17:
         subset = rows["low-data"][SUBSETS[column]]
         return rows["low-data"]["_common"] | {k: subset[k] for k in ("batch_size", "epochs")} | subset[PAPER[recipe]]
-    return rows[PAPER[recipe]]["_common"] | rows[PAPER[recipe]][column]
+    return rows[PAPER[recipe]]["_common"] | rows[PAPER[recipe]][papers(column)]
 
 
 @needs_sources
 @pytest.mark.parametrize(("recipe", "column"), CELLS)
 def test_paper(recipe: str, column: str) -> None:
     """Everything that a cell of the paper says is the recipe's; what it leaves out is our choice, and says so."""
-    config, told = settings(recipe, column), paper_cell(recipe, column)
+    config = settings(recipe, column, "paper") if recipe in TABLE_11 else settings(recipe, column)
+    told = paper_cell(recipe, column)
     assert set(told) <= SAYS.keys() | WORDS | ELSEWHERE
-    for name, (key, ours) in SAYS.items():
+    for name, (key, ours) in (SAYS_11 if recipe in TABLE_11 else SAYS).items():
         if told.get(name) is not None:
             assert value(config, key) == (ours(told[name]) if ours else told[name]), name
             printed = key.startswith("recipe.") or config["_sources"][key].startswith(("Table ", "Appendix "))
@@ -80,11 +94,22 @@ def test_paper(recipe: str, column: str) -> None:
 
 
 @needs_sources
+def test_the_rank_sweep_is_table_11_with_other_ranks() -> None:
+    """Table 18 (Appendix H.2) prints no more: r=… on E2E, after 26,000 steps, where five epochs have 26,290."""
+    rows, config = source_file("paper.yaml")["gpt2-medium"], settings("gpt2-medium/lora", "e2e")
+    assert set(rows) == {"LoRA", "LoRA-rank-sweep"}
+    sweep = rows["LoRA-rank-sweep"]["_common"]
+    assert config["r"] in sweep["ranks"] and sweep["other_hyperparameters"].startswith("as LoRA/e2e")
+    assert 0 <= config["epochs"] * math.ceil(E2E / config["batch"]) - sweep["train_steps"] < 1000
+
+
+@needs_sources
 def test_every_column_of_the_tables_has_its_recipe() -> None:
     paper = source_file("paper.yaml")
     for table, models in ((TABLE_9, ("roberta-base", "roberta-large")), (TABLE_10, ("deberta-v2-xxlarge",))):
         assert {(recipe.split("/")[0], name) for recipe, name in table.items()} == {
             (model, name) for model in models for name in paper[model]}
+    assert all(set(paper[model]) - {"LoRA-rank-sweep"} == {"LoRA"} for model in ("gpt2-medium", "gpt2-large"))
     gpt3 = {name for name in paper["gpt3-175b"] if "ablation" not in name} - {"Few-shot", "low-data"}
     assert set(TABLE_12.values()) == gpt3
     low = paper["gpt3-175b"]["low-data"]
@@ -95,13 +120,14 @@ def test_every_column_of_the_tables_has_its_recipe() -> None:
         if recipe in TABLE_17:
             assert all(name in low[subset] for subset in SUBSETS.values())
         else:
-            assert told == set(paper[recipe.split("/")[0]][name]) - {"_common"}
+            assert {papers(c) for c in told} == set(paper[recipe.split("/")[0]][name]) - {"_common"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_only_what_is_compared_calls_itself_the_papers(recipe: str) -> None:
     origin = settings(recipe, columns(recipe)[0])["recipe"]["origin"]
-    assert origin == ("paper" if recipe in PAPER else "official" if recipe in {r for r, _ in OFFICIAL} else "ours")
+    official = {*SCRIPTS, "gpt2-medium/lora-official"}
+    assert origin == ("paper" if recipe in PAPER else "official" if recipe in official else "ours")
 
 
 @needs_sources
@@ -111,7 +137,7 @@ def test_warm_up_in_tokens_is_taken_in_steps(recipe: str, column: str) -> None:
     tokens = paper_cell(recipe, column).get("warmup_tokens", common["warmup_tokens"])
     assert config["warmup"] == math.ceil(tokens / (config["batch"] * config["length"])) >= 1
     assert f"{tokens:,} tokens" in config["_sources"]["warmup"]
-    told = paper_cell("gpt3-175b/lora", column.partition("-")[0])
+    told = paper_cell("gpt3-175b/lora", task_of(column)["name"])
     assert config["length"] == told["max_seq_len"] and config["weight_decay"] == told["weight_decay"]
     if recipe.endswith(("-pe", "-pl")):   # no numbers of their own: Table 12's for all, and LoRA's rate
         assert (config["batch"], config["epochs"], config["lr"]) == (
@@ -185,11 +211,57 @@ def test_official_code(recipe: str) -> None:
     assert config["method"]["init"] == "kaiming" or f"normal(0, initializer_range = {config['method']['std']})" in drawn
 
 
+COMMAND_SAYS = {name: said for name, said in SCRIPT_SAYS.items() if name != "path"} | {
+    "lr_schedule": ("schedule", None), "adam_eps": ("eps", None), "label_smoothing": ("label_smoothing", None),
+    "grad_clip": ("clip", lambda clip: clip or None)}
+DECODE_SAYS = {"beam_size": "beams", "length_penalty": "length_penalty", "no_repeat_ngram_size": "no_repeat",
+               "eval_len": "max_new"}
+
+
+@needs_sources
+def test_official_e2e_training() -> None:
+    told, config = source_file("official_scripts.yaml")["scripts"]["gpt2_medium_e2e_train"], settings(
+        "gpt2-medium/lora-official", "e2e", "official")
+    for name in told.keys() & COMMAND_SAYS.keys():
+        key, ours = COMMAND_SAYS[name]
+        assert value(config, key) == (ours(told[name]) if ours else told[name]), name
+        assert config["_sources"][key].startswith(("examples/NLG/README.md, E2E, step 1: --", "not in the script:"))
+    assert told.keys() - COMMAND_SAYS.keys() - SCRIPT_WORDS == {
+        "program", "path", "valid_batch_size", "adam_beta1", "adam_beta2", "correct_bias", "save_interval_steps",
+        "eval_interval_steps", "init_checkpoint"}
+    assert config["betas"] == [told["adam_beta1"], told["adam_beta2"]]
+    assert told["path"].startswith("examples/NLG/README.md") and config["recipe"]["_program"] == told["program"]
+    drawn = source_file("official_scripts.yaml")["_meta"]["lora_init_in_code"]["roberta_and_gpt2"]
+    assert "Kaiming-uniform" in drawn and config["method"]["init"] == "kaiming"
+
+
+@needs_sources
+def test_official_e2e_decoding() -> None:
+    scripts = source_file("official_scripts.yaml")["scripts"]
+    told, config = scripts["gpt2_medium_e2e_decode"], settings("gpt2-medium/lora-official", "e2e", "official")
+    decode = config["decode"]
+    assert {name: decode[key] for name, key in DECODE_SAYS.items()} == {name: told[name] for name in DECODE_SAYS}
+    for key in DECODE_SAYS.values():
+        assert config["_sources"][f"decode.{key}"].startswith("examples/NLG/README.md: --")
+    again = {"length": "max_seq_len", "r": "lora_r", "alpha": "lora_alpha"}   # said by the training command too
+    assert all(config[key] == told[name] for key, name in again.items())
+    assert told["repetition_penalty"] == 1.0 and told["eos_token_id"] == [50256, 628]   # 628: two line ends
+    assert decode["ends"] == ["\n\n"] and decode["checkpoint"] == "last"
+    steps = config["epochs"] * math.ceil(E2E / config["batch"])
+    assert told["checkpoint"] in (f"model.{steps}.pt", f"model.{steps - 1}.pt")   # it counts from 0
+    for task in ("webnlg", "dart"):   # all that their file names say
+        other = settings("gpt2-medium/lora-official", task, "official")["decode"]
+        assert other["length_penalty"] == scripts[f"gpt2_medium_{task}"]["length_penalty_in_file_name"]
+        assert other["beams"] == scripts[f"gpt2_medium_{task}"]["beam_size_in_file_name"]
+
+
 @needs_sources
 def test_no_script_is_left_out() -> None:
     names = {name for name in source_file("official_scripts.yaml")["scripts"]
              if name.startswith(("roberta", "deberta", "adapter")) and not name.endswith("_eval")}
     assert names == {f"{SCRIPTS[recipe]}_{task}" for recipe, task in OFFICIAL}
+    others = {name for name in source_file("official_scripts.yaml")["scripts"] if name.startswith("gpt2")}
+    assert others == {f"gpt2_medium_{what}" for what in ("e2e_train", "e2e_decode", "e2e_eval", "webnlg", "dart")}
 
 
 # --- where the paper and the scripts part ---------------------------------------------------------------------------
@@ -211,6 +283,18 @@ def differ(one: str, other: str, task: str) -> set[str]:
 @pytest.mark.parametrize("model", EVERYWHERE)
 def test_paper_and_official_differ_exactly_where_they_are_known_to(model: str, task: str) -> None:
     assert differ(f"{model}/lora", f"{model}/lora-official", task) == EVERYWHERE[model] | ALSO.get((model, task), set())
+
+
+@pytest.mark.parametrize(("task", "decoding"), [("e2e", {"checkpoint", "length_penalty"}), ("webnlg", {"checkpoint"}),
+                                              ("dart", {"checkpoint"})])
+def test_gpt2s_paper_and_official_differ_in_the_start_and_in_decoding(task: str, decoding: set[str]) -> None:
+    assert differ("gpt2-medium/lora", "gpt2-medium/lora-official", task) == {"method.init"}
+    paper, official = (settings("gpt2-medium/lora", task, decode)["decode"] for decode in ("paper", "official"))
+    assert {key for key in DECODE if paper[key] != official[key]} == decoding
+
+
+def test_table_11_does_not_tell_medium_and_large_apart() -> None:
+    assert all(differ("gpt2-medium/lora", "gpt2-large/lora", task) == set() for task in NLG)
 
 
 def test_the_adapter_scripts_differ_exactly_where_they_are_known_to() -> None:

@@ -163,7 +163,7 @@ def test_grouped_batches_have_far_less_padding_and_no_order_of_length() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 13])
 def test_shares_split_a_global_batch_over_devices_and_micro_batches(world: int, micro: int | None, n: int) -> None:
     batch = list(range(50, 50 + n))
-    ranks = [list(batches.shares(batch, rank, world, micro)) for rank in range(world)]
+    ranks = [list(batches.shares(batch, rank, world, micro, len)) for rank in range(world)]
     assert len({len(parts) for parts in ranks}) == 1 and len(ranks[0]) == math.ceil(math.ceil(n / world) / (micro or n))
     counted = [part for parts in ranks for part in parts if part[1] > 0]
     assert sorted(sum((indices for indices, _ in counted), [])) == batch

@@ -182,7 +182,7 @@ def task(outputs: int = 2) -> Glue:
 class Scripted:
     """The real loss, but the metric is read from a list; `seen` keeps what look() gave at every evaluation."""
 
-    name, metric, version = "scripted", "score", 1
+    name, metric, criterion, version = "scripted", "score", "score", 1
 
     def __init__(self, values: Sequence[float] = (1, 2, 3, 4, 5), outputs: int = 2, higher_is_better: bool = True,
                  look: Callable[[], Any] = lambda: None) -> None:
@@ -208,7 +208,7 @@ def recipe(**changes: Any) -> Recipe:
     settings = {"lr": 5e-3, "epochs": 2, "batch": 8, "length": 32, "warmup": 0.1, "schedule": "linear",
                 "weight_decay": 0.0, "decay_on": "matrices", "betas": [0.9, 0.999], "eps": 1e-8, "clip": None,
                 "label_smoothing": 0.0, "dropout": None, "cls_dropout": None, "precision": "fp32",
-                "batching": "shuffle"}
+                "batching": "shuffle", "averaging": None}
     return Recipe(**(settings | changes))
 
 

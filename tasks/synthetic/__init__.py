@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+from . import restaurants
 from .acceptability import cola
 from .answers import qnli
 from .nli import mnli, rte
@@ -42,7 +43,10 @@ VALIDATION_SHARE = 0.2
 
 
 def rows(task: str, split: str, n: int, seed: int) -> list[dict[str, Any]]:
-    """Make n labelled rows of a task; fewer rows of the same split and seed are a prefix of more."""
+    """Make n labelled rows of a task; fewer rows of the same split and seed are a prefix of more. E2E's rows are texts
+    about restaurants, some more than n, since none is left without the last of its texts."""
+    if task == "e2e":
+        return restaurants.rows(split, n, seed)
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
     splits = ("train", "validation_matched", "validation_mismatched") if task == "mnli" else ("train", "validation")

@@ -1,0 +1,52 @@
+"""How each task with texts is judged, as conf/task names it: each takes the texts and the inputs they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.contract import Numbers
+from tasks.generation import Input
+from tasks.metrics import Scores, generation_eval, logical_form, rouge
+from tasks.metrics import e2e as e2e_metrics
+
+
+def e2e(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:
+    """BLEU, NIST, METEOR, ROUGE-L, CIDEr as the official E2E scorer has them (Table 3)."""
+    return e2e_metrics.score(texts, [each.references for each in inputs])
+
+
+def dart(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:
+    """BLEU, METEOR, TER as GenerationEval has them (Table 13)."""
+    return generation_eval.score(texts, [each.references for each in inputs])
+
+
+def webnlg(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:
+    """The same over all inputs, and over the categories seen in training and the unseen ones apart (Table 14): bleu,
+    bleu_seen, bleu_unseen, …"""
+    numbers: Numbers = {}
+    missing: dict[str, str] = {}
+    parts = [None, *sorted({each.part for each in inputs if each.part})]
+    for part in parts:
+        chosen = [place for place, each in enumerate(inputs) if part in (None, each.part)]
+        scores = dart([texts[place] for place in chosen], [inputs[place] for place in chosen])
+        ending = f"_{part}" if part else ""
+        numbers |= {f"{name}{ending}": value for name, value in scores.numbers.items()}
+        missing |= {f"{name}{ending}": reason for name, reason in scores.missing.items()}
+    return Scores(numbers, missing)
+
+
+def samsum(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:
+    """ROUGE-1, ROUGE-2, ROUGE-L (Table 4)."""
+    return rouge.score(texts, [each.references for each in inputs])
+
+
+def wikisql(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:
+    """Logical-form accuracy (Table 4). A question that stands twice has one query here, its first."""
+    rows = [each.rows[0] for each in inputs]
+    return logical_form.score(texts, [row["table"]["header"] for row in rows], [row["sql"] for row in rows])
+
+
+def answers(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:
+    """Accuracy: the text is the word for the label, and nothing else."""
+    right = sum(text.strip() in each.references for text, each in zip(texts, inputs, strict=True))
+    return Scores({"accuracy": 100 * right / len(texts)}, {})
