@@ -53,7 +53,7 @@ def job(config: DictConfig) -> None:
 
 
 def _job(config: DictConfig, overrides: list[str]) -> None:
-    door.check_choices(HydraConfig.get().runtime.choices, _names("method"), _names("table"))
+    door.check_choices(HydraConfig.get().runtime.choices, _names)
     settings = _plain(config)
     said = {word.partition("=")[0] for word in overrides} & settings["_sources"].keys()
     if said:

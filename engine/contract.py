@@ -42,7 +42,8 @@ def number(name: str, value: object, low: float, high: float = math.inf, whole: 
 def one_of(name: str, value: object, options: Sequence[object]) -> None:
     """Refuse a setting that is none of the options."""
     if value not in options:
-        raise Refused(f"{name}={value}: {name} must be one of {', '.join(map(str, options))}")
+        spelt: dict[object, str] = {None: "null", True: "true", False: "false"}
+        raise Refused(f"{name}={value}: {name} must be one of {', '.join(spelt.get(o) or str(o) for o in options)}")
 
 
 def generator(seed: int, stream: str) -> torch.Generator:

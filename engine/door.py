@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,8 @@ def unknown_recipe(name: str, there: Sequence[str], ours: Sequence[str]) -> str:
     that fit any model."""
     folder, _, method = name.rpartition("/")
     decoder = folder.startswith(("gpt", "text"))
-    way = (f"recipe=text/{method} (texts) and recipe=decoder/{method} (labels) are ours, starting points for any decoder"
-           if decoder else f"recipe=encoder/{method} is ours, a starting point for any encoder")
+    way = (f"recipe=text/{method} (texts) and recipe=decoder/{method} (labels) are ours, for any decoder"
+           if decoder else f"recipe=encoder/{method} is ours, for any encoder")
     way = f"\n{way}" if method in ours else ""
     return f"{name}: no such recipe, so no hyperparameters; recipe/{folder} has {', '.join(there) or 'nothing'}{way}"
 
@@ -116,12 +116,14 @@ def recipes_of(method: str, methods: Sequence[str], recipes: Sequence[str]) -> l
     return [recipe for recipe in recipes if _owner(recipe, methods) == method]
 
 
-def check_choices(chosen: Mapping[str, str | None], methods: Sequence[str], tables: Sequence[str]) -> None:
-    """Refuses a table that is not there, which Hydra passes over since it is optional, and a recipe of another method:
-    its numbers and their sources would be another's."""
-    method, recipe, table = str(chosen["method"]), str(chosen["recipe"]), chosen.get("table")
-    if table is not None and table not in tables:
-        raise Refused(unknown_option("table", table, tables))
+def check_choices(chosen: Mapping[str, str | None], names: Callable[[str], list[str]]) -> None:
+    """Refuses a table or a way to decode that is not there, which Hydra passes over since they are optional, and a
+    recipe of another method: its numbers and sources would be another's. names: the files of a folder of conf/."""
+    method, recipe, methods = str(chosen["method"]), str(chosen["recipe"]), names("method")
+    for group in ("table", "decode"):
+        name = chosen.get(group)
+        if name is not None and name not in names(group):
+            raise Refused(unknown_option(group, name, names(group)))
     owner = _owner(recipe.rpartition("/")[2], methods)
     if owner != method:
         fix = f"is for method={owner}" if owner else "is for no method by itself"
@@ -134,7 +136,10 @@ def _owner(recipe: str, methods: Sequence[str]) -> str:
 
 
 def no_number(recipe: str, key: str, task: str, limit: object) -> str:
-    """For a recipe without a column for the task, or (low-data recipes) for so many examples of it."""
+    """For a recipe without a column for the task, or (low-data recipes) for so many examples of it; for a way to decode
+    that does not know the task."""
+    if key.startswith("decode."):
+        return f"{key}: this decode= says nothing for task={task}; say {key}=…, or decode=greedy; labels need none"
     if recipe.endswith("-low-data"):
         return (f"recipe {recipe} has no {key} for task={task} task.limit={limit}: Table 17 has MNLI alone, on 100, "
                 "1000, 10000 or (task.limit=null) all examples")

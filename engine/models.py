@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -73,6 +74,8 @@ def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: i
     with _readable(spec.name, folder):
         config = AutoConfig.from_pretrained(folder, num_labels=outputs or 1, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if not outputs and type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        raise Refused(f"model={spec.name}: an encoder cannot write texts; name a decoder, such as model=gpt2-medium")
     for key, value in (spec.config or {}).items():
         found = getattr(config, key, None)
         if found != value:
