@@ -73,7 +73,8 @@ class Beams(DynamicLayer):
             self.rooms = [room[rows] for room in self.rooms]
         else:
             for room in self.rooms:
-                room[..., self.prompt:self.length, :] = room[..., self.prompt:self.length, :][rows]
+                written = room[..., self.prompt:self.length, :]
+                written.copy_(written.index_select(0, rows))
         self._look()
 
     def _look(self) -> tuple[torch.Tensor, torch.Tensor]:
