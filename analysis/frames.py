@@ -16,7 +16,7 @@ def runs(records: Sequence[Record]) -> pd.DataFrame:
     rows = [{
         "scale": r.scale, "data": _data(r), "model": r.model, "label": r.label, "variant": r.variant,
         "recipe": r.settings["recipe"]["name"], "changed": _changed(r), "task": r.task, "metric": r.metric,
-        "cell": _cell(r), "seed": r.seed, "value": r.value, "last": r.outcome["last"][r.metric],
+        "cell": _cell(r), "seed": r.seed, "value": r.value, "last": r.outcome["last"].get(r.metric),
         "trainable": r.footprint["trainable"], "seconds": r.outcome["seconds"], "device": r.device,
         "collapsed": any("collapsed" in note for note in r.outcome["notes"]),
     } for r in records]
@@ -48,6 +48,8 @@ def _data(record: Record) -> str:
 
 
 def _changed(record: Record) -> str:
-    """The hyperparameters that the command line took out of the recipe's hands."""
+    """The hyperparameters that the command line took out of the recipe's hands; of texts, how they were decoded."""
     said = sorted(key for key, source in record.sources.items() if source == "command line" and key not in VARIANT)
-    return " ".join(f"{key}={value(record.settings, key)}" for key in said)
+    how = record.settings.get("decode")  # texts: how they were searched for, and for which inputs
+    texts = [f"decode={how['name']}", f"scored={record.settings['task']['scored']}"] if how else []
+    return " ".join([*texts, *(f"{key}={value(record.settings, key)}" for key in said)])

@@ -1,0 +1,1 @@
+"""Speed, shown by ratios side by side in one run; never by a timed test."""
