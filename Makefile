@@ -5,12 +5,15 @@ RUN     = $(VENV)/bin/python
 # Without an NVIDIA GPU the CPU build of torch is taken, where pip finds one; otherwise what the package index gives.
 CPU_TORCH = https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test slow clean
+.PHONY: help demo demo-nlg test slow bench clean
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.ready  ## LoRA on generated three-way inference, in a minute or two, without hub or data
 	$(RUN) run.py task=mnli method=lora r=8 scale=demo
+
+demo-nlg: $(VENV)/.ready  ## LoRA on generated restaurants: trains, decodes and scores texts, in two minutes or three
+	$(RUN) run.py task=e2e method=lora r=4 scale=demo
 
 test: $(VENV)/.ready  ## what has to hold before a change lands
 	$(RUN) -m ruff check .
@@ -27,6 +30,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 		--timeout 15 --index-url $(CPU_TORCH) -c constraints.txt torch || echo "no CPU build of torch found: taking the default one"
 	$(RUN) -m pip install -q -c constraints.txt -e '.[demo,java,test]'
 	@touch $@
+
+bench: $(VENV)/.ready  ## how fast it decodes: ratios, side by side
+	$(RUN) -m benchmarks.decoding
 
 clean:  ## the virtual environment and caches (records stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
