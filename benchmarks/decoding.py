@@ -40,12 +40,14 @@ def main() -> None:
     folder = hub.model_folder(spec.name, str(spec.path), None, None)
     made = models.load(spec, folder, 0, RECIPE, 0, generator(0, "head"))
     LoRA("lora", "LoRA", 4, 32, ["q", "v"], 0.0, "gaussian", 0.02).apply(made, generator(0, "adapter"))
-    made.model.to(device)
+    made.model.to(device)  # type: ignore[arg-type]
     contexts = list(dict.fromkeys(pair[0] for row in restaurants.rows("test", 8 * said.prompts, 0)
                                   for pair in E2E().examples(row)))[:said.prompts]
     asked = [prompt(ids, made.tokenizer, 150, Special((), ())) for ids in encode(contexts, made.tokenizer)]
 
-    ways, times, texts = {}, {}, {}
+    ways: dict[str, tuple[Decode, int]] = {}
+    times: dict[str, list[float]] = {}
+    texts: dict[str, list[generate.Output]] = {}
     for search in ("official", "hf"):
         how = Decode(search, "best", search, said.beams, 0.9, 4, "completion", True, ["\n\n"], said.tokens)
         ways[f"{search}, one at a time"] = (how, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.contract import Numbers
 from tasks.generation import Input
 from tasks.metrics import Scores, generation_eval, logical_form, rouge
 from tasks.metrics import e2e as e2e_metrics
@@ -23,16 +22,7 @@ def dart(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:
 def webnlg(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:
     """The same over all inputs, and over the categories seen in training and the unseen ones apart (Table 14): bleu,
     bleu_seen, bleu_unseen, …"""
-    numbers: Numbers = {}
-    missing: dict[str, str] = {}
-    parts = [None, *sorted({each.part for each in inputs if each.part})]
-    for part in parts:
-        chosen = [place for place, each in enumerate(inputs) if part in (None, each.part)]
-        scores = dart([texts[place] for place in chosen], [inputs[place] for place in chosen])
-        ending = f"_{part}" if part else ""
-        numbers |= {f"{name}{ending}": value for name, value in scores.numbers.items()}
-        missing |= {f"{name}{ending}": reason for name, reason in scores.missing.items()}
-    return Scores(numbers, missing)
+    return generation_eval.score(texts, [each.references for each in inputs], [each.part for each in inputs])
 
 
 def samsum(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:

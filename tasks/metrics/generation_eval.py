@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from statistics import fmean
 
+from engine.contract import Numbers
 from tasks.metrics import Card, Scores, Unavailable, java, need, paired
 
 MOST = 6  # references an input is judged by; microsoft/LoRA's --ref_num for both data sets
 Words = list[str]
 
 
-def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]], parts: Sequence[str | None] = ()) -> Scores:
     """bleu in points (0 to 100), meteor and ter as fractions (a lower TER is better): as in Tables 13 and 14.
 
     Both sides are first put in lower case with blanks around every sign, as microsoft/LoRA does before it scores, and
@@ -26,21 +28,32 @@ def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Sco
     and E2E's validation). And if the files end with a line end, the script there takes what follows it for one more
     sentence with TER 1, which adds (1 - TER) / (sentences + 1), and its METEOR fails.
 
+    parts: of each output, the part of the data set that is judged by itself too (bleu_seen, …), if any.
+
     What needs a package or Java that is not there is missing, with the reason. Raises Refused on differing lengths, no
     outputs, no references.
     """
     outputs, several = paired(hypotheses, references)
     outputs = [plain(text) for text in outputs]
     several = [list(dict.fromkeys(map(plain, group[:MOST]))) for group in several]  # a copy changes no maximum
+    sets = {"": list(range(len(outputs)))}
+    for place, part in enumerate(parts):
+        if part is not None:
+            sets.setdefault(f"_{part}", []).append(place)
     card = Card()
-    card.add("bleu", lambda: bleu(outputs, several))
+    for ending, places in sets.items():
+        card.add(f"bleu{ending}", partial(bleu, [outputs[i] for i in places], [several[i] for i in places]))
     try:
         words, known = card.timed("tokens", lambda: (tokenized(outputs), list(map(tokenized, several))))
     except Unavailable as reason:
-        card.missing |= dict.fromkeys(("meteor", "ter"), str(reason))
+        card.missing |= {f"{name}{ending}": str(reason) for name in ("meteor", "ter") for ending in sets}
         return card.scores()
-    card.add("meteor", lambda: meteor(words, known))
-    card.add("ter", lambda: fmean(ter(output, group) for output, group in zip(words, known, strict=True)))
+    try:
+        card.numbers |= card.timed("meteor", lambda: meteor(words, known, sets))
+    except Unavailable as reason:
+        card.missing |= {f"meteor{ending}": str(reason) for ending in sets}
+    rates = card.timed("ter", lambda: list(map(ter, words, known)))
+    card.numbers |= {f"ter{ending}": fmean(rates[i] for i in places) for ending, places in sets.items()}
     return card.scores()
 
 
@@ -61,10 +74,12 @@ def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> floa
     return made.corpus_score(list(hypotheses), list(zip_longest(*references))).score
 
 
-def meteor(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> float:
-    """METEOR 1.5 (0 to 1) in a JVM of its own. Raises Unavailable."""
+def meteor(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]],
+           sets: Mapping[str, Sequence[int]]) -> Numbers:
+    """METEOR 1.5 (0 to 1) of each set of places, as meteor and the set's ending, in one JVM. Raises Unavailable."""
     with java.Meteor() as jvm:
-        return jvm.score(list(map(" ".join, hypotheses)), [list(map(" ".join, group)) for group in references])[0]
+        counts = jvm.statistics(list(map(" ".join, hypotheses)), [list(map(" ".join, group)) for group in references])
+        return {f"meteor{ending}": jvm.total([counts[i] for i in places])[0] for ending, places in sets.items()}
 
 
 def ter(output: Words, references: Sequence[Words]) -> float:

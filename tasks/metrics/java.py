@@ -78,10 +78,17 @@ class Meteor:
 
     def score(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
         """METEOR (0 to 1) of tokenised outputs against tokenised references: of the set, and of each output."""
-        statistics = [self._ask(" ||| ".join(["SCORE", *map(_clean, group), _clean(hypothesis)]))
-                      for hypothesis, group in zip(hypotheses, references, strict=True)]
+        return self.total(self.statistics(hypotheses, references))
+
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[str]:
+        """What METEOR counts for each output: the slow part, of which any choice can be put together."""
+        return [self._ask(" ||| ".join(["SCORE", *map(_clean, group), _clean(hypothesis)]))
+                for hypothesis, group in zip(hypotheses, references, strict=True)]
+
+    def total(self, statistics: Sequence[str]) -> tuple[float, list[float]]:
+        """METEOR of a set by its outputs' statistics, and of each output."""
         each = [float(self._ask(" ||| ".join(["EVAL", *statistics])))]
-        each += [float(self._read()) for _ in hypotheses]  # one each, then the set's
+        each += [float(self._read()) for _ in statistics]  # one each, then the set's
         return each.pop(), each
 
     def _ask(self, line: str) -> str:
