@@ -53,7 +53,7 @@ def job(config: DictConfig) -> None:
 
 
 def _job(config: DictConfig, overrides: list[str]) -> None:
-    door.check_choices(HydraConfig.get().runtime.choices, _names)
+    door.check_choices(HydraConfig.get().runtime.choices, _names("method"))
     settings = _plain(config)
     said = {word.partition("=")[0] for word in overrides} & settings["_sources"].keys()
     if said:
@@ -179,7 +179,7 @@ def main() -> int:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
         for word in sys.argv[1:]:
-            door.check_word(word)
+            door.check_word(word, _names)
         sys.argv += door.stand_in(sys.argv[1:], CONF / "task")
         job()
     except (Refused, HydraException, OmegaConfBaseException) as error:

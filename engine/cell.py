@@ -130,6 +130,8 @@ def _keep(at: Resolved, cell: Cell, best: dict[str, Any], last: dict[str, Any], 
     about, so that they can be decoded again."""
     from engine import weights
 
+    for stale in ("training.json", "last.safetensors"):  # of an earlier training: it vouches for these weights no more
+        (at.kept / stale).unlink(missing_ok=True)
     about = {"task": cell.task.name, "model": cell.model.name, "model_revision": at.revision,
              "record": f"{at.path.stem}.json", "output": output, "method": record.plain(at.settings["method"])}
     weights.save(best, at.kept / "best.safetensors", about)

@@ -37,6 +37,7 @@ def judge(cell: Cell, at: Resolved, backbone: Backbone, special: Special) -> Jud
 
     assert cell.decode is not None
     state = PartialState(cpu=at.device.type == "cpu")
+    backbone.model.to(at.device)  # training has moved it; weights that were found have not
     inputs = cell.task.inputs(at.raw)
     room = cell.recipe.length - cell.decode.max_new
     prompts = cell.task.prompts(inputs, backbone.tokenizer, room, special)

@@ -32,8 +32,9 @@ SPOKEN = {  # what others call our settings
 }
 
 
-def check_word(word: str) -> None:
-    """Refuses a word of the command line that Hydra would take but that means nothing here."""
+def check_word(word: str, names: Callable[[str], list[str]]) -> None:
+    """Refuses a word of the command line that Hydra would take but that means nothing here. names: the files of a
+    folder of conf/, for tables and ways to decode: Hydra passes over one that is not there, since they are optional."""
     key, _, value = word.partition("=")
     if word.startswith(("+", "~")):
         raise Refused(f"{word}: settings can be changed, not added or removed; python run.py --help")
@@ -46,6 +47,9 @@ def check_word(word: str) -> None:
         raise Refused(f"{word}: say {own}= without method., or the run would be named wrongly")
     if key in NAMED and (value in ("null", "true", "false") or not re.match(r"['\"]?[A-Za-z]", value)):
         raise Refused(f"{word}: {key} must be a name; python run.py --help lists them")
+    for name in value.split(",") if key in ("table", "decode") else ():
+        if name not in names(key):
+            raise Refused(unknown_option(key, name, names(key)))
 
 
 def stand_in(words: Sequence[str], tasks: Path) -> list[str]:
@@ -116,14 +120,9 @@ def recipes_of(method: str, methods: Sequence[str], recipes: Sequence[str]) -> l
     return [recipe for recipe in recipes if _owner(recipe, methods) == method]
 
 
-def check_choices(chosen: Mapping[str, str | None], names: Callable[[str], list[str]]) -> None:
-    """Refuses a table or a way to decode that is not there, which Hydra passes over since they are optional, and a
-    recipe of another method: its numbers and sources would be another's. names: the files of a folder of conf/."""
-    method, recipe, methods = str(chosen["method"]), str(chosen["recipe"]), names("method")
-    for group in ("table", "decode"):
-        name = chosen.get(group)
-        if name is not None and name not in names(group):
-            raise Refused(unknown_option(group, name, names(group)))
+def check_choices(chosen: Mapping[str, str | None], methods: Sequence[str]) -> None:
+    """Refuses a recipe of another method: its numbers and their sources would be another's."""
+    method, recipe = str(chosen["method"]), str(chosen["recipe"])
     owner = _owner(recipe.rpartition("/")[2], methods)
     if owner != method:
         fix = f"is for method={owner}" if owner else "is for no method by itself"

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessorList
+from transformers.utils import logging
 
 from engine import batches
 from engine.backbone import Backbone
@@ -41,11 +42,14 @@ def generate(backbone: Backbone, decode: Decode, prompts: Sequence[Sequence[int]
     size = size or max(1, ROWS // decode.beams)
     plan = batches.by_length([len(prompt) for prompt in prompts], size, rank, world)
     mine: list[tuple[int, Output]] = []
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a prompt ends with BOS, which generate takes for padding on the right
     with _merged(model), torch.inference_mode():
         for indices in tqdm(plan, desc="decoding", leave=False, disable=None if rank == 0 else True):
             ids, mask = _padded([prompts[i] for i in indices], tokenizer.pad_token_id)
             found = search(model, ids.to(device), mask.to(device))
             mine += [(i, _output(row, decode, tokenizer)) for i, row in zip(indices, found.tolist(), strict=True)]
+    logging.set_verbosity(verbosity)
     everyone = gather_object(mine) if world > 1 else mine
     return [output for _, output in sorted(everyone, key=lambda entry: entry[0])]
 

@@ -93,6 +93,8 @@ def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: i
             ignore_mismatched_sizes=True)  # another task's head; another body is refused below
     transformers_logging.set_verbosity(verbosity)
     _check(spec.name, model, tokenizer, recipe, report["unexpected_keys"])
+    if not outputs and tokenizer.eos_token_id is None:
+        raise Refused(f"model={spec.name}: its tokenizer has no sign for the end of a text (eos_token)")
     if getattr(tokenizer, "pad_token", "") is None:  # GPT-2 has none; padding is masked, so any sign will do
         tokenizer.pad_token = tokenizer.eos_token
     if config.pad_token_id is None:

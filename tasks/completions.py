@@ -72,9 +72,11 @@ class Completions:
 
 
 def encode(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """The ids of each text and nothing else, each distinct text once."""
+    """The ids of each text and nothing else, each distinct text once. A sign of the tokenizer's own that someone typed
+    (<|endoftext|>) is text like any other."""
     distinct = list(dict.fromkeys(texts))
-    coded = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    coded = tokenizer(distinct, add_special_tokens=False, split_special_tokens=True,
+                      return_attention_mask=False)["input_ids"]
     ids = dict(zip(distinct, coded, strict=True))
     return [ids[text] for text in texts]
 

@@ -62,6 +62,10 @@ class Generation:
         for split in splits:
             if not any(self.form.examples(row) for row in raw.rows[split]):
                 raise Refused(f"task={self.name}: split {split} has no texts to learn or to be judged by{hint}")
+        bare = [each.context for each in self.inputs(raw) if not any(each.references)]
+        if bare:
+            raise Refused(f"task={self.name}: {len(bare)} inputs of {self.scored} have no text to be judged by, first "
+                          f"{bare[0][:80]!a}{hint}")
         return raw
 
     def splits(self, raw: data.Raw, tokenizer: Any, recipe: Any, special: Special) -> Splits:

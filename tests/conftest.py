@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +64,45 @@ def write_glue(root: Path, tasks: Sequence[str] = ("rte",), suffix: str = "jsonl
     for task in tasks:
         for split, rows in glue_splits(task).items():
             jsonl(root / "glue" / task / f"{split}.{suffix}", rows)
+    return root
+
+
+def text_rows(task: str, count: int, start: int = 0) -> list[Row]:
+    """Rows in the hub's columns for a task with texts: two of each input, but the last; two references in a row of
+    WebNLG and DART."""
+    made: list[Row] = []
+    for i in range(start, start + count):
+        one, two, three = (f"{word} {i // 2}" for word in ("the bird", "one dog", "a cat"))
+        said = f"{one} sees {two} ." if i % 2 else f"{one} likes {two} and {three} ."
+        header = ["bird", "dog", f"cat {i // 2}"]
+        made.append({
+            "e2e": {"meaning_representation": f"name[{one}], near[{two}]", "human_reference": said},
+            "webnlg": {"category": "Food" if i // 2 % 2 else "Politician", "test_category": "testdata_with_lex",
+                       "modified_triple_sets": {"mtriple_set": [[f"{one} | sees | {two}", f"{one} | is | {three}"]]},
+                       "lex": {"comment": ["good", "bad", "good"], "text": [said, "not this", f"not {said}"]}},
+            "dart": {"tripleset": [[one, "SEES", two]], "annotations": {"text": [said, f"not {said}"]}},
+            "wikisql": {"question": f"is it {one}", "table": {"header": header}, "sql": {
+                "human_readable": f"SELECT dog FROM table WHERE bird = {i // 2}", "sel": 1, "agg": 0,
+                "conds": {"column_index": [0], "operator_index": [0], "condition": [str(i // 2)]}}},
+            "samsum": {"dialogue": f"{one}: is it {two}?\r\n{three}: it is.", "summary": said},
+            "mnli-lm": {"premise": one, "hypothesis": two, "label": i // 2 % 3, "idx": i},
+        }[task])
+    return made
+
+
+TEXTS = {  # the tasks with texts: where a folder has their rows, and their splits
+    "e2e": ("e2e_nlg", ("train", "validation", "test")),
+    "webnlg": ("web_nlg/webnlg_challenge_2017", ("train", "validation", "test")),
+    "dart": ("dart", ("train", "validation", "test")), "wikisql": ("wikisql", ("train", "validation")),
+    "samsum": ("samsum", ("train", "validation", "test")), "mnli-lm": ("glue/mnli", ("train", "validation_matched")),
+}
+
+
+def write_texts(root: Path) -> Path:
+    """A data_root with every task that has texts: 16 rows to train on, 4 to validate, 7 (4 inputs) to test."""
+    for task, (folder, splits) in TEXTS.items():
+        for split, count, start in zip(splits, (16, 4, 7), (0, 100, 200), strict=False):
+            jsonl(root / folder / f"{split}.jsonl.gz", text_rows(task, count, start))
     return root
 
 
@@ -155,11 +195,43 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     return call
 
 
+def ran(cli: Cli, *words: str) -> str:
+    """What a run says that must succeed."""
+    status, said, err = cli(*words)
+    assert status == 0, err
+    return said
+
+
 @pytest.fixture
 def small(tiny: Path, tmp_path: Path) -> list[str]:
     """The words of a run of a second: generated rows, the tiny encoder, one epoch, fp32, records under tmp_path."""
     return ["scale=demo", "scale.train=32", "scale.validation=16", "epochs=1", "batch=8", "model=encoder",
             f"model.path={tiny}", "precision=fp32", f"runtime.out={tmp_path / 'out'}"]
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny GPT-2 with 96 positions: model=decoder model.path=DIR."""
+    return write_model(tmp_path_factory.mktemp("models") / "decoder", "gpt2")
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data_root of write_texts."""
+    return write_texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture
+def small_texts(decoder: Path, texts: Path, tmp_path: Path) -> list[str]:
+    """The words of a run with texts of less than a second; recipe=text/METHOD is still to be said."""
+    return [f"data_root={texts}", "model=decoder", f"model.path={decoder}", "epochs=1", "batch=4", "length=64",
+            "warmup=0", "precision=fp32", "decode.beams=2", "decode.max_new=8", f"runtime.out={tmp_path / 'out'}"]
+
+
+@pytest.fixture
+def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No METEOR, ROUGE-L and CIDEr: their Java takes seconds to start."""
+    monkeypatch.setattr("tasks.metrics.java.shutil", SimpleNamespace(which=lambda _: None))
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from conftest import write_model
+from conftest import ROOT, write_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from engine import batches, models
 from engine.backbone import Backbone
 from engine.contract import Special, Splits, generator
-from tasks.completions import IGNORED, Completions, token_losses
+from tasks.completions import IGNORED, Completions, encode, token_losses
 from tasks.generation import Generation
 
 PAIRS = [("the cat sees", "a dog."), ("name", "the bird and the tree and the cat"), ("a", "b"),
@@ -186,3 +186,9 @@ def test_padding_changes_no_loss(tmp_path: Path, tokenizer: Any, kind: str) -> N
     for i in range(5):
         alone = token_losses(model, rows.batch([i]), 0.1)[0]
         assert torch.allclose(together[i][-len(alone):], alone, atol=1e-12)
+
+
+def test_a_sign_that_someone_typed_is_text() -> None:
+    nano = AutoTokenizer.from_pretrained(ROOT / "assets" / "gpt2-nano")
+    (ids,) = encode(["a <|endoftext|> b"], nano)
+    assert nano.eos_token_id not in ids and nano.decode(ids) == "a <|endoftext|> b"
