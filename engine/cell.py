@@ -30,8 +30,9 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
     if at.path.exists() and not cell.settings["runtime"]["force"]:
         there = record.read(at.path)
         bare = " (its weights were not kept)" if there.weights is None else ""
-        say(f"already there: {title}: {there.metric} {two(there.value)}{bare}; runtime.force=true runs it again\n"
-            f"record {at.path}")
+        again = ", with runtime.train=false it is only decoded and scored again" if cell.decode else ""
+        say(f"already there: {title}: {there.metric} {two(there.value)}{bare}; runtime.force=true runs it again{again}"
+            f"\nrecord {at.path}")
         return at.path
 
     from engine import device as devices  # only now what takes seconds to import: the cell can run, and is not done yet
@@ -60,7 +61,7 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
     finished = record.Record(
         schema=record.SCHEMA, digest=at.digest, task=cell.task.name, model=cell.model.name, method=cell.method.name,
         label=cell.method.label, variant=cell.variant, scale=at.settings["scale"]["name"], data=at.raw.kind, seed=seed,
-        metric=cell.task.metric, value=numbers[cell.task.metric], numbers=numbers,
+        metric=cell.task.metric, value=numbers.get(cell.task.metric), numbers=numbers,
         footprint=asdict(counts), outcome=outcome, settings=at.settings, sources=dict(cell.sources),
         init_from=at.parent.identity, versions=record.versions(), model_revision=at.revision,
         data_revision=at.raw.revision, data_sha256=at.raw.sha256,
@@ -82,7 +83,7 @@ class _Trained:
     """What training gave, now or in an earlier run that differs in decoding alone."""
 
     outcome: dict[str, Any]
-    tensors: dict[str, Any]  # those that are decoded with
+    tensors: dict[str, Any]  # those that are decoded with, where the model does not have them yet
     kept: bool  # whether the weights are on disk
 
 
@@ -94,14 +95,20 @@ def _trained(cell: Cell, at: Resolved, backbone: Any, special: Any, recipe: Reci
     runtime = cell.settings["runtime"]
     decoded = at.kept / f"{cell.decode.checkpoint if cell.decode else 'best'}.safetensors"
     before = at.kept / "training.json"  # only runs with texts leave it
-    if before.is_file() and decoded.is_file() and not runtime["force"]:
-        said = json.loads(before.read_text(encoding="utf-8"))
-        say(f"trained before, on {said['trained']['started'][:10]}: decoding with {decoded}")
-        return _Trained(said, weights.read(decoded), kept=True)
+    if before.is_file() and decoded.is_file() and not (runtime["force"] and runtime["train"]):
+        try:
+            said = json.loads(before.read_text(encoding="utf-8"))
+            say(f"trained before, on {said['trained']['started'][:10]}: {weights.load(backbone, decoded, False)}")
+        except (ValueError, KeyError) as error:
+            raise Refused(f"{before}: not whole ({error}); delete it to train again") from None
+        return _Trained(said, {}, kept=True)
     if not runtime["train"]:
         raise Refused(f"runtime.train=false: not trained yet, or {decoded} is gone\nleave runtime.train out")
     splits = cell.task.splits(at.raw, backbone.tokenizer, recipe, special)
     say(f"{len(splits.train):,} training examples, {recipe.epochs} epochs of batch {recipe.batch}")
+    cut = getattr(splits.train, "cut", 0)
+    if cut:
+        say(f"note: {cut:,} of them are longer than length={recipe.length} and lose the beginning of their input")
     fitted = train.fit(backbone, cell.task, splits, recipe, at.settings["seed"], at.device, runtime["micro_batch"],
                        report)
     outcome, kept = asdict(fitted.outcome), False

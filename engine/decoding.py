@@ -32,6 +32,7 @@ class Judged:
 def judge(cell: Cell, at: Resolved, backbone: Backbone, special: Special) -> Judged:
     """Decodes every distinct input of the scored split with the weights that are in the model, and scores the texts."""
     from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
     from engine.generate import generate
 
@@ -40,23 +41,26 @@ def judge(cell: Cell, at: Resolved, backbone: Backbone, special: Special) -> Jud
     backbone.model.to(at.device)  # training has moved it; weights that were found have not
     inputs = cell.task.inputs(at.raw)
     room = cell.recipe.length - cell.decode.max_new
-    prompts = cell.task.prompts(inputs, backbone.tokenizer, room, special)
+    prompts, cut = cell.task.prompts(inputs, backbone.tokenizer, room, special)
     clock = time.perf_counter()
     with torch.autocast(at.device.type, enabled=False):
         outputs = generate(backbone, cell.decode, prompts, at.device, state.process_index, state.num_processes)
     decoding = time.perf_counter() - clock
     texts = [output.text for output in outputs]
     clock = time.perf_counter()
-    scores = cell.task.score(texts, inputs)
+    found: list[Any] = [cell.task.score(texts, inputs) if state.is_main_process else None]
+    (scores,) = broadcast_object_list(found) if state.num_processes > 1 else found
     open_ends = sum(not output.ended for output in outputs)
     notes = [f"{metric} is missing: {reason}" for metric, reason in scores.missing.items()]
     if open_ends:
         notes.append(f"{open_ends} of {len(texts)} texts were cut off at {cell.decode.max_new} tokens")
+    if cut:
+        notes.append(f"{cut} of {len(texts)} inputs have more than {room} tokens and lost their beginning")
     if len(texts) > 1 and len(set(texts)) == 1:
         notes.append("collapsed: the text is the same for every input; try another lr, or more epochs")
     about = {"inputs": len(inputs), "references": sum(len(each.references) for each in inputs),
              "seconds": decoding, "scoring_seconds": time.perf_counter() - clock, "cut_off": open_ends,
-             "missing": dict(scores.missing)}
+             "cut_inputs": cut, "missing": dict(scores.missing)}
     return Judged(dict(scores.numbers), about, notes, texts, _samples(inputs, texts))
 
 

@@ -143,7 +143,7 @@ def no_number(recipe: str, key: str, task: str, limit: object) -> str:
         return (f"recipe {recipe} has no {key} for task={task} task.limit={limit}: Table 17 has MNLI alone, on 100, "
                 "1000, 10000 or (task.limit=null) all examples")
     method = recipe.rpartition("/")[2].removesuffix("-official")
-    ways = f"recipe=text/{method} or (labels) recipe=decoder/{method} is ours" if recipe.startswith("gpt") else (
-        "choose another recipe")
+    decoder = recipe.startswith(("gpt", "decoder"))
+    ways = f"recipe=text/{method} or (labels) recipe=decoder/{method} is ours" if decoder else "choose another recipe"
     more = f"; recipe=gpt3-175b/{method} has the paper's for GPT-3" if task in ("wikisql", "samsum", "mnli-lm") else ""
     return f"recipe {recipe} has no {key} for task={task}: {ways}{more}"

@@ -42,6 +42,7 @@ def generate(backbone: Backbone, decode: Decode, prompts: Sequence[Sequence[int]
     size = size or max(1, ROWS // decode.beams)
     plan = batches.by_length([len(prompt) for prompt in prompts], size, rank, world)
     mine: list[tuple[int, Output]] = []
+    model.generation_config = GenerationConfig()  # not what the model's makers recommend (penalties, shortest length)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a prompt ends with BOS, which generate takes for padding on the right
     with _merged(model), torch.inference_mode():

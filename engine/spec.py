@@ -100,6 +100,8 @@ def decode_of(settings: Mapping[str, Any]) -> Decode | None:
     if made_for is not None and settings["task"]["name"] not in made_for:
         raise Refused(f"scale={settings['scale']['name']}: texts are generated for {', '.join(made_for)} alone; for "
                       f"task={settings['task']['name']} give data_root=DIR and scale=paper")
+    if settings["averaging"] is None:
+        raise Refused(f"averaging=null: task={settings['task']['name']} needs averaging=tokens or averaging=examples")
     made = Decode(**{key: value for key, value in said.items() if not key.startswith("_")})
     if made.max_new > settings["length"] - 2:
         raise Refused(f"decode.max_new={made.max_new}: leaves no room for a prompt in length={settings['length']}")

@@ -34,7 +34,8 @@ def find(settings: dict[str, Any], out: Path, revision: str | None) -> Start:
     if not path.is_file():
         raise Refused(f"init_from={asked}: no such file; give a record, a safetensors file, mnli or none")
     if path.suffix == ".json":
-        return _of(record.read(path), path.with_suffix(""))
+        parent = record.read(path)
+        return _of(parent, path.parent / Path(str(parent.weights)).name)
     if path.suffix != ".safetensors":
         raise Refused(f"init_from={asked}: only records (.json) and .safetensors are read")
     return Start(path, "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest(), None)

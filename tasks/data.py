@@ -34,13 +34,13 @@ class Source:
         """The file or files of every split, and the hub's commit. Raises Refused naming what is missing."""
         if origin.kind == "hub":
             there = {split: (self.hub or {}).get(split, split) for split in splits}
-            within = self.config or "default"  # the hub's own word for the only one
             ways_out = "give a folder (data_root=DIR), a filled cache (HF_HOME=DIR), or run without either: scale=demo"
             if self.home is not None:
                 ways_out += f"; {self.home} publishes it, data_root=DIR reads it from {self._layout(splits[0])}"
-            folder = snapshot("dataset", self.id, self.revision, [f"{within}/*"], self._missing(within, there),
-                              ways_out)
-            return {split: _found(folder / within, there[split], hint) for split in splits}, folder.name
+            folder = snapshot("dataset", self.id, self.revision, [f"{self.config}/*" if self.config else "*.parquet"],
+                              lambda place: self._missing(place, list(there.values())), ways_out)
+            place = self._place(folder, there[splits[0]])
+            return {split: _found(place, there[split], hint) for split in splits}, folder.name
         root = Path(str(origin.root)).expanduser()
         folder = root / self.id.rpartition("/")[2] / (self.config or "")
         if not folder.is_dir():
@@ -51,9 +51,19 @@ class Source:
     def _layout(self, split: str) -> str:
         return str(Path(self.id.rpartition("/")[2], self.config or "", f"{split}.jsonl.gz"))
 
-    def _missing(self, within: str, there: Mapping[str, str]) -> Callable[[Path], str | None]:
-        return lambda folder: next((f"{within}/{split}-*.parquet" for split in there.values()
-                                    if not _find(folder / within, split)), None)
+    def _place(self, folder: Path, split: str) -> Path:
+        """Where in a copy of the hub's repository the splits lie; without a config, in the only folder with them,
+        whatever the hub calls it."""
+        if self.config:
+            return folder / self.config
+        places = sorted(path for path in folder.glob("*") if path.is_dir() and _find(path, split))
+        return places[0] if places else folder
+
+    def _missing(self, folder: Path, splits: Sequence[str]) -> str | None:
+        """The first file that such a copy lacks."""
+        place = self._place(folder, splits[0])
+        within = f"{self.config}/" if self.config else ""
+        return next((f"{within}{split}-*.parquet" for split in splits if not _find(place, split)), None)
 
 
 def _found(folder: Path, split: str, hint: str) -> list[Path]:

@@ -70,8 +70,6 @@ class Generation:
 
     def splits(self, raw: data.Raw, tokenizer: Any, recipe: Any, special: Special) -> Splits:
         """Tokenised. A limit draws its examples once, for all seeds alike."""
-        if recipe.averaging is None:
-            raise Refused(f"averaging=null: task={self.name} needs averaging=tokens or averaging=examples")
         train = self._pairs(raw, self.train)
         if self.limit is not None and self.limit < len(train):
             kept = torch.randperm(len(train), generator=generator(0, "limit"))[:self.limit].sort().values
@@ -105,10 +103,13 @@ class Generation:
                 known.rows.append(row)  # type: ignore[attr-defined]
         return list(grouped.values())
 
-    def prompts(self, inputs: Sequence[Input], tokenizer: Any, room: int, special: Special) -> list[list[int]]:
-        """The ids of each input's prompt, of at most `room` tokens beside the special ones."""
+    def prompts(self, inputs: Sequence[Input], tokenizer: Any, room: int,
+                special: Special) -> tuple[list[list[int]], int]:
+        """The ids of each input's prompt, of at most `room` tokens beside the special ones, and how many lost their
+        beginning to that."""
         contexts = encode([each.context for each in inputs], tokenizer)
-        return [prompt(context, tokenizer, room, special) for context in contexts]
+        cut = sum(len(context) + 1 > room for context in contexts)
+        return [prompt(context, tokenizer, room, special) for context in contexts], cut
 
 
 def _nats(model: nn.Module, batch: Batch) -> torch.Tensor:

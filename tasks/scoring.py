@@ -31,9 +31,10 @@ def samsum(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:
 
 
 def wikisql(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:
-    """Logical-form accuracy (Table 4). A question that stands twice has one query here, its first."""
-    rows = [each.rows[0] for each in inputs]
-    return logical_form.score(texts, [row["table"]["header"] for row in rows], [row["sql"] for row in rows])
+    """Logical-form accuracy (Table 4) over all rows; a question that stands twice was decoded once."""
+    pairs = [(text, row) for text, each in zip(texts, inputs, strict=True) for row in each.rows]
+    return logical_form.score([text for text, _ in pairs], [row["table"]["header"] for _, row in pairs],
+                              [row["sql"] for _, row in pairs])
 
 
 def answers(texts: Sequence[str], inputs: Sequence[Input]) -> Scores:

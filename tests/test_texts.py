@@ -432,7 +432,7 @@ PLAIN = {"name": "x", "_why": "a comment", "checkpoint": "best", "search": "offi
 
 def decoding(task: str = "e2e", scored: bool = True, texts: Any = None, **changes: Any) -> dict[str, Any]:
     """What of a run's settings decode_of reads."""
-    return {"decode": PLAIN | changes, "length": 64, "scale": {"name": "demo", "_texts": texts},
+    return {"decode": PLAIN | changes, "length": 64, "averaging": "tokens", "scale": {"name": "demo", "_texts": texts},
             "task": {"name": task} | ({"scored": "test"} if scored else {})}
 
 
@@ -527,3 +527,21 @@ def test_tasks_that_need_different_stand_ins_are_refused(cli: Cli, out: Path) ->
         stand_in(["task=e2e,rte", "scale=demo"], CONF / "task")
     assert stand_in(["task=e2e,rte", "scale=demo", "model=minilm"], CONF / "task") == []
     refused(cli, out, ["-m", "task=rte,e2e", "scale=demo", f"runtime.out={out}"], "different small models")
+
+
+def test_a_run_can_start_from_another_texts_record(cli: Cli, words: list[str], no_java: None, out: Path) -> None:
+    """The weights of a run with texts lie under its training's name, not under its record's."""
+    status, _, err = cli(*words)
+    assert status == 0, err
+    (first,) = [path for path in (out / "runs").rglob("*-s0-*.json") if path.name != "training.json"]
+    status, said, err = cli(*words, "seed=1", f"init_from={first}")
+    assert status == 0, err
+    assert "started from" in said
+
+
+def test_a_recorded_run_is_decoded_again_without_training(cli: Cli, words: list[str], no_java: None) -> None:
+    status, _, err = cli(*words)
+    assert status == 0, err
+    status, said, err = cli(*words, "runtime.force=true", "runtime.train=false")
+    assert status == 0, err
+    assert "trained before" in said and "training examples" not in said
