@@ -95,13 +95,12 @@ class Generation:
     def inputs(self, raw: data.Raw) -> list[Input]:
         """The distinct contexts of the scored split, in the order in which they first appear, each with all its
         references."""
-        grouped: dict[str, Input] = {}
+        grouped: dict[str, list[tuple[str, data.Row]]] = {}
         for row in raw.rows[self.scored]:
             for context, completion in self.form.examples(row):
-                known = grouped.setdefault(context, Input(context, [], [], self.form.part(row)))
-                known.references.append(completion.strip())  # type: ignore[attr-defined]
-                known.rows.append(row)  # type: ignore[attr-defined]
-        return list(grouped.values())
+                grouped.setdefault(context, []).append((completion.strip(), row))
+        return [Input(context, [reference for reference, _ in known], [row for _, row in known],
+                      self.form.part(known[0][1])) for context, known in grouped.items()]
 
     def prompts(self, inputs: Sequence[Input], tokenizer: Any, room: int,
                 special: Special) -> tuple[list[list[int]], int]:
