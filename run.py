@@ -87,8 +87,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
         key = str(error.full_key)
         raise Refused(f"{key} is needed: say {key}=…") from None
     except InterpolationResolutionError as error:
-        task = config.task
-        raise Refused(door.no_number(config.recipe.name, str(error.full_key), task.name, task.limit)) from None
+        raise Refused(door.no_number(config.recipe.name, str(error.full_key), config.task)) from None
     return door.check_settings(settings)
 
 
@@ -96,10 +95,12 @@ def _variants(settings: dict[str, Any], overrides: list[str]) -> dict[str, dict[
     """This cell under every recipe that conf/recipe has for its model and method."""
     folder, method = settings["recipe"]["name"].rpartition("/")[0], settings["method"]["name"]
     others = [word for word in overrides if not word.startswith("recipe=")]
+    free = settings["decode"] and not any(word.startswith("decode=") for word in overrides)
     found = {}
     for name in door.recipes_of(method, _names("method"), _names(f"recipe/{folder}")):
         try:
-            found[name] = _plain(hydra.compose("config", [*others, f"recipe={folder}/{name}"]))
+            way = ["decode=official"] if free and name.endswith("-official") else []
+            found[name] = _plain(hydra.compose("config", [*others, *way, f"recipe={folder}/{name}"]))
         except Refused as error:
             print(f"left out: {str(error).partition(':')[0]}", file=sys.stderr)
     return found
@@ -152,8 +153,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group.startswith("recipe"):
-            return door.unknown_recipe(error.missing_cfg_file.removeprefix("recipe/"), _names(group),
-                                       _names("recipe/encoder"))
+            return door.unknown_recipe(error.missing_cfg_file.removeprefix("recipe/"), _names(group), _names("method"))
         return door.unknown_option(group, name, list(error.options or []))
     first = str(error).splitlines()[0]
     if isinstance(error, ConfigCompositionException) and "Could not override" in first:

@@ -54,7 +54,7 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
         from engine import decoding
 
         weights.put(backbone.model, made.tensors)
-        judged = decoding.judge(cell, at, backbone, special)
+        judged = decoding.judge(cell, at, backbone, special, say)
         numbers = {**outcome["last" if cell.decode.checkpoint == "last" else "best"], **judged.numbers}
         outcome = {**outcome, "notes": [*outcome["notes"], *judged.notes], "decoded": judged.about}
         say(f"\n{judged.samples}\n")

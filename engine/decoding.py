@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ class Judged:
     samples: str
 
 
-def judge(cell: Cell, at: Resolved, backbone: Backbone, special: Special) -> Judged:
-    """Decodes every distinct input of the scored split with the weights that are in the model, and scores the texts."""
+def judge(cell: Cell, at: Resolved, backbone: Backbone, special: Special, say: Callable[[str], None]) -> Judged:
+    """Decodes every distinct input of the scored split with the weights that are in the model, and scores the texts.
+    say gets a line before each of the two, since both take a while."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
@@ -42,11 +43,14 @@ def judge(cell: Cell, at: Resolved, backbone: Backbone, special: Special) -> Jud
     inputs = cell.task.inputs(at.raw)
     room = cell.recipe.length - cell.decode.max_new
     prompts, cut = cell.task.prompts(inputs, backbone.tokenizer, room, special)
+    say(f"decoding {len(inputs):,} inputs, decode={cell.decode.name}: {cell.decode.beams} beams, at most "
+        f"{cell.decode.max_new} tokens each")
     clock = time.perf_counter()
     with torch.autocast(at.device.type, enabled=False):
         outputs = generate(backbone, cell.decode, prompts, at.device, state.process_index, state.num_processes)
     decoding = time.perf_counter() - clock
     texts = [output.text for output in outputs]
+    say(f"decoded in {decoding:.0f} s; scoring")
     clock = time.perf_counter()
     found: list[Any] = [cell.task.score(texts, inputs) if state.is_main_process else None]
     (scores,) = broadcast_object_list(found) if state.num_processes > 1 else found

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from engine.contract import Refused
 from engine.record import VARIANT
+from engine.spec import Decode
 
 GROUPS = ("task", "model", "method", "recipe", "scale")
 NAMED = (*GROUPS, "table", "decode")  # what is chosen by a file's name
@@ -88,7 +90,9 @@ def dotted(node: Any, prefix: str) -> list[str]:
 def unknown_setting(key: str, keys: Sequence[str]) -> str:
     """For a setting that this cell does not have; keys are those of the default cell."""
     if key.startswith("decode."):
-        return f"{key}: only tasks that answer with texts decode (e2e webnlg dart wikisql samsum mnli-lm)"
+        names = get_close_matches(key.removeprefix("decode."), [field.name for field in fields(Decode)], 1, 0.6)
+        return f"{key}: no such setting here" + (f"; did you mean decode.{names[0]}" if names else "") + (
+            "; only tasks that answer with texts decode (e2e webnlg dart wikisql samsum mnli-lm)")
     if key in OWNERS or key in keys:
         owner = f": {key} is {OWNERS[key]}" if key in OWNERS else ""
         return f"{key}: no such setting with this method, model or task{owner}"
@@ -134,16 +138,19 @@ def _owner(recipe: str, methods: Sequence[str]) -> str:
     return max((name for name in methods if f"{recipe}-".startswith(f"{name}-")), key=len, default="")
 
 
-def no_number(recipe: str, key: str, task: str, limit: object) -> str:
+def no_number(recipe: str, key: str, asked: Any) -> str:
     """For a recipe without a column for the task, or (low-data recipes) for so many examples of it; for a way to decode
-    that does not know the task."""
+    that does not know the task. asked: the task's settings."""
+    task, limit = asked.name, asked.limit
     if key.startswith("decode."):
-        return f"{key}: this decode= says nothing for task={task}; say {key}=…, or decode=greedy; labels need none"
+        return (f"{key}: this decode= does not know task={task}: leave decode out if its answers are labels, else say "
+                f"{key}=… or decode=greedy")
     if recipe.endswith("-low-data"):
         return (f"recipe {recipe} has no {key} for task={task} task.limit={limit}: Table 17 has MNLI alone, on 100, "
                 "1000, 10000 or (task.limit=null) all examples")
     method = recipe.rpartition("/")[2].removesuffix("-official")
     decoder = recipe.startswith(("gpt", "decoder"))
-    ways = f"recipe=text/{method} or (labels) recipe=decoder/{method} is ours" if decoder else "choose another recipe"
+    ways = f"recipe=text/{method} or (labels) recipe=decoder/{method} is ours" if decoder else (
+        f"add the task to its table (conf/recipe/{recipe}.yaml), or choose another recipe")
     more = f"; recipe=gpt3-175b/{method} has the paper's for GPT-3" if task in ("wikisql", "samsum", "mnli-lm") else ""
     return f"recipe {recipe} has no {key} for task={task}: {ways}{more}"

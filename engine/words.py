@@ -41,7 +41,8 @@ def summary(done: Record) -> str:
     else:
         lines.append(f"{done.metric} {two(done.value)} in points of 100, {best} (last "
                      f"{two(outcome['last'][done.metric])}){f'; {others}' if others else ''}")
-    lines.append(f"{counted(counts['trainable'], counts['head'], counts['total'])}; {outcome['seconds']:.0f} s, "
-                 f"{outcome['tokens_per_second']:,.0f} tokens/s"
+    before = "trained before, in " if outcome.get("trained", {}).get("started", done.started) != done.started else ""
+    lines.append(f"{counted(counts['trainable'], counts['head'], counts['total'])}; {before}{outcome['seconds']:.0f} s"
+                 f", {outcome['tokens_per_second']:,.0f} tokens/s"
                  + (f"; decoding {outcome['decoded']['seconds']:.0f} s" if "decoded" in outcome else ""))
     return "\n".join(lines)

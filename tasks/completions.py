@@ -76,7 +76,7 @@ def encode(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     (<|endoftext|>) is text like any other."""
     distinct = list(dict.fromkeys(texts))
     coded = tokenizer(distinct, add_special_tokens=False, split_special_tokens=True,
-                      return_attention_mask=False)["input_ids"]
+                      return_attention_mask=False, verbose=False)["input_ids"]
     ids = dict(zip(distinct, coded, strict=True))
     return [ids[text] for text in texts]
 

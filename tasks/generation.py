@@ -52,6 +52,8 @@ class Generation:
         for key in ("train", "validation", "scored"):
             if not isinstance(getattr(self, key), str):
                 raise Refused(f"task.{key}={getattr(self, key)}: task.{key} must be the name of a split")
+        if self.train in (self.validation, self.scored):
+            raise Refused(f"task.scored={self.scored} task.validation={self.validation}: not the split to train on")
 
     def load(self, origin: Origin) -> data.Raw:
         """The rows of all splits, checked. Raises Refused; for a scored split without references too."""
