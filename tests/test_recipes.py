@@ -122,7 +122,7 @@ def one_of(*words: Any) -> Any:
 
 
 SANE = {
-    "lr": number(1e-6, 1e-2), "epochs": number(1, 100, (int, float)), "batch": number(1, 1024, int),
+    "lr": number(1e-6, 0.03), "epochs": number(1, 100, (int, float)), "batch": number(1, 1024, int),
     "length": number(8, 2048, int), "warmup": number(0, 100_000, (int, float)), "schedule": one_of("linear"),
     "weight_decay": number(0, 0.5), "decay_on": one_of("matrices", "all"),
     "betas": lambda x: len(x) == 2 and all(number(0.8, 0.9999)(b) for b in x),
