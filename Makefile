@@ -12,7 +12,7 @@ help:  ## what there is
 demo: $(VENV)/.ready  ## LoRA on generated three-way inference, in a minute or two, without hub or data
 	$(RUN) run.py task=mnli method=lora r=8 scale=demo
 
-demo-nlg: $(VENV)/.ready  ## LoRA on generated restaurants: trains, decodes and scores texts, in two minutes or three
+demo-nlg: $(VENV)/.ready  ## LoRA on generated restaurants: trains, decodes and scores texts, in three minutes or so
 	$(RUN) run.py task=e2e method=lora r=4 scale=demo
 
 test: $(VENV)/.ready  ## what has to hold before a change lands
