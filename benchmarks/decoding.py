@@ -8,20 +8,20 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from pathlib import Path
 
 import torch
+import yaml
 
 from engine import device as devices
 from engine import generate, hub, models
 from engine.contract import Special, generator
+from engine.hub import ROOT
 from engine.spec import Decode, ModelSpec, Recipe
 from lora.method import LoRA
 from tasks.completions import encode, prompt
 from tasks.prompts.e2e import E2E
 from tasks.synthetic import restaurants
 
-ROLES = {part: {"pattern": r".*\.h\.\d+\.attn\.c_attn", "part": place, "parts": 3} for place, part in enumerate("qkv")}
 RECIPE = Recipe(lr=1e-3, epochs=1, batch=1, length=256, warmup=0, schedule="linear", weight_decay=0, decay_on="all",
                 betas=(0.9, 0.999), eps=1e-8, clip=None, label_smoothing=0, dropout=0.0, cls_dropout=None,
                 precision="fp32", batching="grouped", averaging="tokens")
@@ -36,7 +36,8 @@ def main() -> None:
     ask.add_argument("--rounds", type=int, default=3)
     said = ask.parse_args()
     device, _ = devices.pick("auto", "fp32")
-    spec = ModelSpec("gpt2-nano", "assets/gpt2-nano", None, None, None, "eager", None, ROLES)
+    roles = yaml.safe_load((ROOT / "conf" / "model" / "roles" / "gpt2.yaml").read_text(encoding="utf-8"))
+    spec = ModelSpec("gpt2-nano", "assets/gpt2-nano", None, None, None, "eager", None, roles)
     folder = hub.model_folder(spec.name, str(spec.path), None, None)
     made = models.load(spec, folder, 0, RECIPE, 0, generator(0, "head"))
     LoRA("lora", "LoRA", 4, 32, ["q", "v"], 0.0, "gaussian", 0.02).apply(made, generator(0, "adapter"))
@@ -67,7 +68,7 @@ def main() -> None:
     lines += [f"| {name} | {statistics.median(took):.2f} | {min(took):.2f} to {max(took):.2f} | "
               f"{first / statistics.median(took):.2f} |" for name, took in times.items()]
     print("\n".join(lines))
-    place = Path(__file__).parents[1] / "results" / "benchmarks" / f"decoding-{device.type}.md"
+    place = ROOT / "results" / "benchmarks" / f"decoding-{device.type}.md"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text("\n".join(["# Decoding", "", *lines]) + "\n", encoding="utf-8")
 

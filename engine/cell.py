@@ -55,7 +55,7 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
 
         weights.put(backbone.model, made.tensors)
         judged = decoding.judge(cell, at, backbone, special, say)
-        numbers = {**outcome["last" if cell.decode.checkpoint == "last" else "best"], **judged.numbers}
+        numbers = {**outcome[cell.decode.checkpoint], **judged.numbers}
         outcome = {**outcome, "notes": [*outcome["notes"], *judged.notes], "decoded": judged.about}
         say(f"\n{judged.samples}\n")
     finished = record.Record(

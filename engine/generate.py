@@ -13,10 +13,10 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessorList
-from transformers.utils import logging
 
 from engine import batches
 from engine.backbone import Backbone
+from engine.models import quiet
 from engine.search import Ban, official
 from engine.spec import Decode
 
@@ -38,19 +38,18 @@ def generate(backbone: Backbone, decode: Decode, prompts: Sequence[Sequence[int]
 
     size: prompts at once; None: as many as make ROWS rows."""
     model, tokenizer = backbone.model.eval(), backbone.tokenizer
-    search = _search(decode, tokenizer)
+    ends = _ends(decode, tokenizer)
+    search = _search(decode, tokenizer.pad_token_id, ends)
     size = size or max(1, ROWS // decode.beams)
     plan = batches.by_length([len(prompt) for prompt in prompts], size, rank, world)
     mine: list[tuple[int, Output]] = []
     model.generation_config = GenerationConfig()  # not what the model's makers recommend (penalties, shortest length)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # a prompt ends with BOS, which generate takes for padding on the right
-    with _merged(model), torch.inference_mode():
+    # quiet: a prompt ends with BOS, which generate takes for padding on the right
+    with _merged(model), torch.inference_mode(), quiet():
         for indices in tqdm(plan, desc="decoding", leave=False, disable=None if rank == 0 else True):
             ids, mask = _padded([prompts[i] for i in indices], tokenizer.pad_token_id)
             found = search(model, ids.to(device), mask.to(device))
-            mine += [(i, _output(row, decode, tokenizer)) for i, row in zip(indices, found.tolist(), strict=True)]
-    logging.set_verbosity(verbosity)
+            mine += [(i, _output(row, ends, decode, tokenizer)) for i, row in zip(indices, found.tolist(), strict=True)]
     everyone = gather_object(mine) if world > 1 else mine
     return [output for _, output in sorted(everyone, key=lambda entry: entry[0])]
 
@@ -68,11 +67,9 @@ def _merged(model: nn.Module) -> Iterator[None]:
             module.unmerge()
 
 
-def _search(decode: Decode, tokenizer: Any) -> Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """(model, ids, mask) -> the new ids (n, at most max_new). Which end texts are a token of this vocabulary, is seen
-    here; the others end a text afterwards, in _output."""
-    ends = _ends(decode, tokenizer)
-    config: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": ends,
+def _search(decode: Decode, pad: int, ends: list[int]) -> Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """(model, ids, mask) -> the new ids (n, at most max_new)."""
+    config: dict[str, Any] = {"pad_token_id": pad, "eos_token_id": ends,
                               "max_new_tokens": decode.max_new, "do_sample": False, "use_cache": True}
 
     def search(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -91,13 +88,14 @@ def _search(decode: Decode, tokenizer: Any) -> Callable[[Any, torch.Tensor, torc
 
 
 def _ends(decode: Decode, tokenizer: Any) -> list[int]:
+    """The ids that end a text: EOS, and the end texts that are one token of this vocabulary; the others end a text
+    afterwards, in _output."""
     coded = [tokenizer(end, add_special_tokens=False)["input_ids"] for end in decode.ends]
     return [tokenizer.eos_token_id, *(ids[0] for ids in coded if len(ids) == 1)]
 
 
-def _output(row: list[int], decode: Decode, tokenizer: Any) -> Output:
+def _output(row: list[int], ends: list[int], decode: Decode, tokenizer: Any) -> Output:
     """The text up to its end, blanks around it cut off."""
-    ends = set(_ends(decode, tokenizer))
     stop = next((place for place, word in enumerate(row) if word in ends), None)
     text = tokenizer.decode(row[:stop], clean_up_tokenization_spaces=False)
     cut = min((place for end in decode.ends if (place := text.find(end)) >= 0), default=None)

@@ -83,15 +83,12 @@ def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: i
                           f"model=encoder model.path={spec.path}")
     check_room(spec.name, config, recipe.length, special)
     set_dropout(spec.name, config, recipe)
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its report of the missing head is said better by _redraw
     transformers_logging.disable_progress_bar()
-    with _readable(spec.name, folder):
+    with _readable(spec.name, folder), quiet():  # the library's report of the missing head is said better by _redraw
         model, report = _kind(outputs).from_pretrained(
             folder, config=config, dtype=torch.float32, attn_implementation=spec.attention, use_safetensors=True,
             trust_remote_code=False, output_loading_info=True,
             ignore_mismatched_sizes=True)  # another task's head; another body is refused below
-    transformers_logging.set_verbosity(verbosity)
     _check(spec.name, model, tokenizer, recipe, report["unexpected_keys"])
     if not outputs and tokenizer.eos_token_id is None:
         raise Refused(f"model={spec.name}: its tokenizer has no sign for the end of a text (eos_token)")
@@ -103,6 +100,17 @@ def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: i
     resized = {entry[0] for entry in report["mismatched_keys"]}
     _redraw(backbone, set(report["missing_keys"]) | resized, config, head)
     return backbone
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers says nothing but errors, within."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 @contextmanager

@@ -10,14 +10,17 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from engine.contract import Origin, Refused
+import torch
+
+from engine.contract import Origin, Refused, generator
 from engine.hub import snapshot
 from tasks import synthetic
 
 Row = dict[str, Any]
 Rows = list[Row]
+Example = TypeVar("Example")
 
 
 @dataclass(frozen=True)
@@ -158,14 +161,12 @@ def _check(rows: Rows, path: Path, check: Callable[[Row], str | None]) -> None:
             raise Refused(f"{path}, line {number}: {wrong}")
 
 
-def wrong_text(row: Row, columns: Sequence[str]) -> str | None:
-    """What keeps these columns of a row from being text, if anything does."""
-    for name in columns:
-        if name not in row:
-            return f"no column '{name}' (it has {', '.join(row)})"
-        if not isinstance(row[name], str) or re.search("[\ud800-\udfff]", row[name]):
-            return f"'{name}' is not text: {row[name]!a}"
-    return None
+def limited(examples: list[Example], limit: int | None) -> list[Example]:
+    """So many of the examples, in their order, drawn once: alike for all seeds. None: all."""
+    if limit is None or limit >= len(examples):
+        return examples
+    kept = torch.randperm(len(examples), generator=generator(0, "limit"))[:limit].sort().values
+    return [examples[i] for i in kept.tolist()]
 
 
 def _sha256(rows: Mapping[str, Rows], fingerprint: Callable[[Row], list[Any]]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.contract import Batch, Numbers, Origin, Predict, Refused, Special, Split, Splits, generator, number
+from engine.contract import Batch, Numbers, Origin, Predict, Refused, Special, Split, Splits, number
 from tasks import data
 from tasks.completions import Completions, encode, prompt, token_losses
 from tasks.metrics import Scores
@@ -72,10 +72,7 @@ class Generation:
 
     def splits(self, raw: data.Raw, tokenizer: Any, recipe: Any, special: Special) -> Splits:
         """Tokenised. A limit draws its examples once, for all seeds alike."""
-        train = self._pairs(raw, self.train)
-        if self.limit is not None and self.limit < len(train):
-            kept = torch.randperm(len(train), generator=generator(0, "limit"))[:self.limit].sort().values
-            train = [train[i] for i in kept.tolist()]
+        train = data.limited(self._pairs(raw, self.train), self.limit)
         made = [Completions(pairs, tokenizer, recipe.length, special, recipe.averaging)
                 for pairs in (train, self._pairs(raw, self.validation))]
         return Splits(made[0], {"validation": made[1]})

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.contract import Batch, Numbers, Origin, Predict, Refused, Special, Split, Splits, generator, number, one_of
+from engine.contract import Batch, Numbers, Origin, Predict, Refused, Special, Split, Splits, number, one_of
 from tasks import data
+from tasks.prompts import lost, not_text
 from tasks.tokens import Tokens
 
 METRICS = {"cola": ("matthews_correlation", "accuracy"), "stsb": ("pearson", "spearman"),
@@ -58,15 +59,15 @@ class Glue:
 
     def _wrong(self, row: data.Row) -> str | None:
         """What is wrong with a row, if anything is."""
-        lost = [name for name in (*self.sentences, "label") if name not in row]
-        if lost:
-            return f"no column '{lost[0]}' (it has {', '.join(row)})"
-        text, label = data.wrong_text(row, self.sentences), row["label"]
+        problem = lost(row, *self.sentences, "label") or not_text(row, *self.sentences)
+        if problem:
+            return problem
+        label = row["label"]
         good = isinstance(label, (int, float)) and not isinstance(label, bool)
-        if not (good and (label in range(len(self.labels)) if self.labels else 0 <= label <= 5)):
-            wanted = f"one of 0 to {len(self.labels) - 1}" if self.labels else "a score from 0 to 5"
-            return text or f"label {label!r} is not {wanted}"
-        return text
+        if good and (label in range(len(self.labels)) if self.labels else 0 <= label <= 5):
+            return None
+        return f"label {label!r} is not " + (
+            f"one of 0 to {len(self.labels) - 1}" if self.labels else "a score from 0 to 5")
 
     def _fingerprint(self, row: data.Row) -> list[Any]:
         """Texts and label; the hub keeps scores in float32."""
@@ -76,10 +77,8 @@ class Glue:
     def splits(self, raw: data.Raw, tokenizer: Any, recipe: Any, special: Special) -> Splits:
         """Tokenised, texts cut to recipe.length, special tokens around them. A limit draws its examples once, for all
         seeds alike."""
-        train = raw.rows[self.train]
-        if self.limit is not None and self.limit < len(train):
-            kept = torch.randperm(len(train), generator=generator(0, "limit"))[:self.limit].sort().values
-            train = [train[i] for i in kept.tolist()]
+        train = data.limited(raw.rows[self.train], self.limit)
+
         def tokens(rows: data.Rows) -> Tokens:
             texts = [[row[name] for row in rows] for name in self.sentences]
             return Tokens(texts, self._labels(rows), tokenizer, recipe.length, special)
