@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from math import floor
 
+from analysis.exhibit import Table
+
 Sizes = Mapping[str, int]
 UNITS = {"M": (6, 20), "B": (9, 30)}  # millions and billions: powers of ten and of two
 TB, GB, MB = 10**12, 10**9, 10**6
@@ -147,7 +149,7 @@ MEMORY = {  # bytes for each trained parameter while Adam trains it; a frozen on
 }
 
 
-def headline(full: int, lora: Mapping[int, int]) -> list[str]:
+def headline(full: int, lora: Mapping[int, int]) -> Table:
     """The claims of the abstract and Section 4.2 that follow from counts. full: of the model; lora: by r, q and v."""
     small = lora[4]
     rows = [
@@ -162,24 +164,25 @@ def headline(full: int, lora: Mapping[int, int]) -> list[str]:
         ("training memory, Adam (abstract, 4.2)", "1.2 TB to 350 GB, 3 times less", "depends on what is kept: below"),
         ("the same for any large Transformer (4.2)", "up to 2/3 less", "depends on what is kept: below"),
     ]
-    lines = ["| claim (section) | printed | from the counts |", "|---|---|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return [*lines, "", *memory(full, small)]
+    return Table("Headline claims, recomputed", ("claim (section)", "printed", "from the counts"), rows, ())
 
 
-def memory(full: int, small: int) -> list[str]:
+MEMORY_SAYS = """\
+Training memory, below, is without activations. Full fine-tuning pays for every parameter; LoRA with r = 4 pays the same
+for its own, and 2 bytes, the fp16 weight, for each frozen one. 350 GB is what the frozen weights take in fp16, in every
+model. 1.2 TB lies between the first two and is neither. The first gives the paper's 3 times and 2/3; usual mixed
+precision would have given more."""
+
+
+def memory(full: int, small: int) -> Table:
     """Training memory under each model, for all `full` parameters and for LoRA's `small` beside them frozen."""
-    lines = ["Training memory, without activations. Full fine-tuning pays for every parameter; LoRA with r = 4",
-             f"pays the same for its own {small:,}, and 2 bytes, the fp16 weight, for each frozen one.", "",
-             "| memory model: bytes a trained parameter | bytes | FT | LoRA | times less | saved |",
-             "|---|--:|--:|--:|--:|--:|"]
+    rows = []
     for what, cost in MEMORY.items():
         ft, adapted = cost * full, 2 * full + cost * small
-        lines.append(f"| {what} | {cost} | {size(ft)} | {size(adapted)} | {ft / adapted:.1f} | "
-                     f"{100 * (1 - adapted / ft):.1f} % |")
+        rows.append((what, f"{cost}", size(ft), size(adapted), f"{ft / adapted:.1f}",
+                     f"{100 * (1 - adapted / ft):.1f} %"))
     printed, left = Fraction(12 * TB, 10), 350 * GB
-    lines.append(f"| printed | {float(printed / full):.1f} | 1.2 TB | 350 GB | {float(printed / left):.1f} | "
-                 f"{float(100 * (1 - left / printed)):.1f} % |")
-    return [*lines, "",
-            "350 GB is what the frozen weights take in fp16, in every model. 1.2 TB lies between the first two and is",
-            "neither. The first gives the paper's 3 times and 2/3; usual mixed precision would have given more."]
+    rows.append(("printed", f"{float(printed / full):.1f}", "1.2 TB", "350 GB", f"{float(printed / left):.1f}",
+                 f"{float(100 * (1 - left / printed)):.1f} %"))
+    return Table("Training memory with Adam", ("memory model: bytes a trained parameter", "bytes", "FT", "LoRA",
+                                               "times less", "saved"), rows, range(1, 6))

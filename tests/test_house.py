@@ -12,7 +12,7 @@ MAY = {
     "lora": ("lora", "engine.contract", "engine.backbone"),
     "tasks": ("tasks", "engine.contract", "engine.hub"),
     "baselines": ("baselines", "lora", "engine.contract", "engine.backbone"),
-    "analysis": ("analysis", "engine.record", "engine.files", "lora.files"),
+    "analysis": ("analysis", "engine.record", "engine.files", "engine.contract", "engine.hub", "lora.files"),
 }
 # The parameter audit counts what is built; every other exhibit only reads.
 ALSO = {"analysis/built.py": ("baselines", "lora.method", "engine.models", "engine.backbone", "engine.spec",

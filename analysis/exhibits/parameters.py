@@ -18,17 +18,13 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from analysis import built, claims
-from analysis.markdown import grid
-from engine.files import whole
+from analysis.exhibit import PRINTED, Exhibit, Inputs, Table
 
-FACTS = Path(__file__).parents[1] / "results" / "paper" / "parameter_counts.csv"
+FACTS = PRINTED / "parameter_counts.csv"
 HEADER = ("row", "model and method", "settings", "built", "formula", "printed", "%", "reading", "also", "fp16", "Adam")
 NUMBERS = (3, 4, 5, 6, 9, 10)  # its columns that are set flush right
 LEGEND = """\
-# Parameter counts: printed, by the formula, and built
-
-`python -m analysis parameters` writes this. Each row is a count that the paper prints, in the order of
-`results/paper/parameter_counts.csv`. The columns:
+Each row is a count that the paper prints, in the order of `results/paper/parameter_counts.csv`. The columns:
 
 - **built**: what trains in the model built here, the fresh head left out. **formula**: the paper's formula from the
   same settings; where the paper has none (FT, FT-Top2, BitFit) a sum over the architecture.
@@ -41,9 +37,8 @@ LEGEND = """\
   its own). *bare*: without pooler (GPT: without positions). *linear*: without the biases of LayerNorms. *+layer*:
   with the tokens' embeddings beside the layers. *0.1 %*: a thousandth of the model. *2 x*: twice another figure.
 - **fp16**: a checkpoint of what trains, 2 bytes a value. **Adam**: its two moments in fp32, 8 bytes. 1 MB: 10^6 bytes.
-
-*solved*: the paper prints no such size; it was chosen so that the count fits. *nearest*: no whole number fits.
-"""
+- *solved*: the paper prints no such size; it was chosen so that the count fits. *nearest*: no whole number fits."""
+NEEDS = "no record: models are built without weights and counted"
 
 
 @dataclass(frozen=True)
@@ -113,35 +108,22 @@ def audit(path: Path) -> list[Figure]:
     return found
 
 
-def make(results: Path) -> int:
-    """Writes tables/parameters.md and .csv under the results folder; prints the findings. Exit status 0."""
+def make(inputs: Inputs) -> Exhibit:
+    """A table for each of the paper's, the headline claims, and every figure that the built count does not give."""
     found = audit(FACTS)
-    text = page(found)
-    table = pd.DataFrame([{
+    data = pd.DataFrame([{
         "table": f.table, "model": f.model, "method": f.method, "row_label": f.label, "config": f.config,
         "config_known": f.known, "built": f.built, "formula": f.formula, "printed": f.printed,
         "printed_params": int(claims.value(f.printed)), "difference_percent": f"{f.percent:.4f}",
         "reading": f.reading, "also": "; ".join(f.readings[1:]), "finding": f.finding, "note": f.note,
         "checkpoint_fp16_bytes": 2 * f.built, "adam_fp32_bytes": 8 * f.built} for f in found])
-    whole(results / "tables" / "parameters.md", lambda part: part.write_text(text, encoding="utf-8"))
-    whole(results / "tables" / "parameters.csv", lambda part: table.to_csv(part, index=False))
-    print("Printed figures that the built count does not give (how far above it; the readings are explained on the "
-          "page):\n" + "\n".join(findings(found)))
-    equal = sum(f.built == f.formula for f in found)
-    print(f"\n{len(found)} rows; {equal} built as the formula says; {sum(f.plain for f in found)} printed figures fit; "
-          f"written to {results}/tables/parameters.md and parameters.csv")
-    return 0
-
-
-def page(found: Sequence[Figure]) -> str:
-    """The Markdown page: legend, one table for each of the paper's, headline claims, findings."""
-    lines = [LEGEND, summary(found)]
-    for table, rows in groupby(found, key=lambda f: f.table):
-        lines += ["", f"## Table {table}", "", *grid([HEADER, *map(cells, rows)], NUMBERS)]
+    tables = [Table(f"Table {table}", HEADER, [cells(f) for f in rows], NUMBERS)
+              for table, rows in groupby(found, key=lambda f: f.table)]
     gpt3 = {f.config if f.method == "LoRA" else f.method: f.built for f in found if f.model == "gpt3-175b"}
     lora = {r: gpt3[f"r_q={r};r_v={r}"] for r in (1, 2, 4, 8)}  # Table 15
-    lines += ["", "## Headline claims, recomputed", "", *claims.headline(gpt3["FT"], lora)]
-    return "\n".join([*lines, "", "## Findings", "", *findings(found), ""])
+    return Exhibit("Parameter counts: printed, by the formula, and built",
+                   [LEGEND, summary(found), "Findings:\n\n" + "\n".join(findings(found)), claims.MEMORY_SAYS],
+                   [*tables, claims.headline(gpt3["FT"], lora), claims.memory(gpt3["FT"], lora[4])], [], data, [])
 
 
 def summary(found: Sequence[Figure]) -> str:
@@ -158,7 +140,7 @@ def cells(f: Figure) -> list[str]:
     """The figure as a row of the page."""
     settings = re.sub(r";\s*", ", ", re.sub(r"^d=\d+;\s*", "", f.config))
     settings += f" ({f.known})" if f.known in ("solved", "nearest") else ""
-    return [f.label.replace("*", r"\*"), f"{f.model} {f.method}", settings + (f"; {f.note}" if f.note else ""),
+    return [f.label, f"{f.model} {f.method}", settings + (f"; {f.note}" if f.note else ""),
             f"{f.built:,}", f"{f.formula:,}", f.printed, signed(f.percent), f.reading, "; ".join(f.readings[1:]),
             claims.size(2 * f.built), claims.size(8 * f.built)]
 

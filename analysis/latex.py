@@ -1,0 +1,33 @@
+"""Tables in LaTeX: booktabs, nothing else needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.exhibit import Table
+
+SIGNS = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "—": "---", "–": "--", "−": "$-$", "±": r"$\pm$",
+         "†": r"$\dagger$", "×": r"$\times$", "Δ": r"$\Delta$", "φ": r"$\phi$", "α": r"$\alpha$", "√": r"$\surd$",
+         "²": "$^2$", "≤": r"$\le$", "≥": r"$\ge$", "<": r"$<$", ">": r"$>$", "…": r"\ldots{}", "·": r"$\cdot$",
+         "→": r"$\to$", "‖": r"$\|$", "ᵀ": "$^T$", "✓": "yes", "✗": "no",
+         "∞": r"$\infty$", "₀": "$_0$", "≈": r"$\approx$"}
+
+
+def tabular(table: Table) -> str:
+    """The table as a LaTeX environment with its title as caption, to be \\input behind \\usepackage{booktabs}."""
+    kinds = "".join("r" if i in table.right else "l" for i in range(len(table.columns)))
+    body = [r"\midrule" if set(row) <= {""} else line(row) for row in table.rows]
+    return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{escape(table.title)}}}",
+                      rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", line(table.columns), r"\midrule", *body,
+                      r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+
+
+def line(row: Sequence[str]) -> str:
+    """A row; a cell that begins with [ would otherwise be read as an option of the line end before it."""
+    return " & ".join(("{}" if cell.startswith("[") else "") + escape(cell) for cell in row) + r" \\"
+
+
+def escape(text: str) -> str:
+    """Every sign that LaTeX would read as a command, and those that its fonts lack."""
+    return "".join(SIGNS.get(sign, sign) for sign in text)
