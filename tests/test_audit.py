@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from analysis import claims, parameters
-from analysis.__main__ import main
-from analysis.parameters import Figure
+from analysis import claims, exhibit
+from analysis.exhibits import parameters
+from analysis.exhibits.parameters import Figure
+from analysis.write import write
 
 SOURCE = ROOT.parent / "shared" / "paper" / "parameter_counts.csv"
 READINGS = {"match_rounded": "rounded", "match_truncated": "cut", "match_if_M_means_2^20": "2^20",
@@ -121,10 +122,16 @@ def test_a_plain_reading_comes_before_a_wider_one_and_rounding_before_cutting() 
 # --- the headline claims --------------------------------------------------------------------------------------------
 
 
+def headlines(full: int, small: int) -> str:
+    """The rows of both tables, as Markdown has them."""
+    rows = [*claims.headline(full, {4: small}).rows, *claims.memory(full, small).rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def test_the_headlines_follow_from_the_counts(found: list[Figure]) -> None:
     counts = {f.config: f.built for f in found if f.model == "gpt3-175b"}
     full, small = next(f.built for f in found if key(f) == ("gpt3-175b", "FT", "175B")), counts["r_q=4;r_v=4"]
-    text = "\n".join(claims.headline(full, {4: small}))
+    text = headlines(full, small)
     for said in (f"{round(full / small):,} times", f"{full * 2 / 1e9:.1f} GB to {small * 2 / 1e6:.1f} MB",
                  f"{(full * 2 + small * 200) / 1e9:.1f} GB against {full * 200 / 1e12:.2f} TB",
                  f"{100 * small / full:.4f} %", f"| 6.9 | 1.2 TB | 350 GB | {1200 / 350:.1f} |"):
@@ -133,61 +140,31 @@ def test_the_headlines_follow_from_the_counts(found: list[Figure]) -> None:
         ft, lora = cost * full, 2 * full + cost * small
         assert f"| {cost} | {ft / 1e12:.2f} TB | {lora / 1e9:.1f} GB | {ft / lora:.1f} |" in text
     assert 6 * full < 1.2e12 < 8 * full   # what the text below the table says
-    assert "\n".join(claims.headline(2 * full, {4: small})) != text
+    assert headlines(2 * full, small) != text
 
 
 # --- the pages and the command --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["parameters.md", "parameters.csv"])
-def test_the_committed_pages_are_what_the_command_writes(found: list[Figure], name: str, tmp_path: Path) -> None:
-    for out in (tmp_path / "one", tmp_path / "two"):
-        assert parameters.make(out) == 0
-    written = (tmp_path / "one" / "tables" / name).read_bytes()
-    assert written == (tmp_path / "two" / "tables" / name).read_bytes()
-    assert written == (ROOT / "results" / "tables" / name).read_bytes()
+@pytest.fixture(scope="module")
+def made(found: list[Figure]) -> exhibit.Exhibit:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parameters, "audit", lambda path: found)   # counting takes half a minute
+        return parameters.make(exhibit.Inputs(ROOT / "nowhere", [], []))
 
 
-def test_every_row_is_on_the_page(found: list[Figure]) -> None:
-    page = parameters.page(found).splitlines()
+@pytest.mark.parametrize("name", ["parameters.md", "parameters.csv", "parameters.tex"])
+def test_the_committed_pages_are_what_the_command_writes(made: exhibit.Exhibit, name: str, tmp_path: Path) -> None:
+    write("parameters", made, tmp_path)
+    assert (tmp_path / "tables" / name).read_bytes() == (ROOT / "results" / "tables" / name).read_bytes()
+
+
+def test_every_row_is_in_its_table(found: list[Figure], made: exhibit.Exhibit) -> None:
+    tables = {table.title: [list(row) for row in table.rows] for table in made.tables}
     for figure in found:
-        line = " | ".join([figure.printed, parameters.signed(figure.percent)])
-        assert any(figure.label.replace("*", r"\*") in row and " ".join(line.split()) in " ".join(row.split())
-                   for row in page), figure
-    headings = [row.removeprefix("## Table ") for row in page if row.startswith("## Table")]
-    assert headings == list(dict.fromkeys(row["table"] for row in FACTS))
-    assert "-0.00" not in "\n".join(page)
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr("sys.argv", ["analysis", *words])
-    try:
-        return main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
-def test_the_command(found: list[Figure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                     capfd: pytest.CaptureFixture[str]) -> None:
-    assert command(monkeypatch, "parameters", "--results", str(tmp_path)) == 0
-    last = capfd.readouterr().out.splitlines()[-1]
-    fitting = sum(row["status"] != "no_match" for row in FACTS)
-    assert last == (f"{len(FACTS)} rows; {len(FACTS)} built as the formula says; {fitting} printed figures fit; "
-                    f"written to {tmp_path}/tables/parameters.md and parameters.csv")
-    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["parameters.csv", "parameters.md"]
-
-
-@pytest.mark.parametrize(("words", "answer"), [
-    ("table99", "choose from"), ("claims", "choose from"), ("parameters more", "more"),
-    ("parameters --results nowhere", "nowhere: no such folder")])
-def test_nonsense_is_refused(words: str, answer: str, monkeypatch: pytest.MonkeyPatch,
-                             capfd: pytest.CaptureFixture[str]) -> None:
-    """claims is a file of the folder, but no exhibit."""
-    assert command(monkeypatch, *words.split()) == 2
-    said = capfd.readouterr().err
-    assert answer in said and ("choose" not in answer or "parameters" in said)
-
-
-def test_help_names_the_exhibits(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    assert command(monkeypatch, "--help") == 0
-    assert "parameters  The parameter audit" in capfd.readouterr().out
+        rows = tables[f"Table {figure.table}"]
+        assert any(row[0] == figure.label and row[5:7] == [figure.printed, parameters.signed(figure.percent)]
+                   for row in rows), figure
+    assert [title for title in tables if title.startswith("Table ")] == [
+        f"Table {number}" for number in dict.fromkeys(row["table"] for row in FACTS)]
+    assert "-0.00" not in str(made)
