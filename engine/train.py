@@ -27,6 +27,7 @@ from engine.spec import Recipe
 from engine.weights import Tensors, trained
 
 Report = Callable[[dict[str, Any]], None]
+HALVES = ("_half1", "_half2")  # how a task's numbers end that are for the curve alone: a half of the validation set
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
     seconds = time.perf_counter() - begin
     for name in ("forward", "_original_forward"):  # accelerate's, around the model's own
         vars(backbone.model).pop(name, None)
-    metrics = [{key: entry[key] for key in numbers} for entry in curve]
+    metrics = [{key: entry[key] for key in numbers if not key.endswith(HALVES)} for entry in curve]
     outcome = Outcome(metrics[best_epoch - 1], metrics[-1], best_epoch, step, seconds, tokens / training,
                       peak_bytes(device), curve, _notes(curve, best_epoch))
     last_weights = best_weights if best_epoch == recipe.epochs else trained(backbone.model)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.contract import Batch, Numbers, Origin, Predict, Refused, Special, Split, Splits, number, one_of
+from engine.contract import Batch, Numbers, Origin, Predict, Refused, Special, Split, Splits, generator, number, one_of
 from tasks import data
 from tasks.prompts import lost, not_text
 from tasks.tokens import Tokens
@@ -97,7 +97,9 @@ class Glue:
         return F.cross_entropy(logits, batch["labels"], label_smoothing=smoothing)
 
     def evaluate(self, predict: Predict, validation: Mapping[str, Split]) -> Numbers:
-        """Every usual GLUE number in points; for MNLI over both sets together, then each set's accuracy beside it."""
+        """Every usual GLUE number in points; for MNLI over both sets together, then each set's accuracy beside it. And
+        the task's own metric on either half of all that (…_half1, …_half2), always the same halves: fit() keeps them in
+        the curve, for choosing an epoch on the one and reporting the other."""
         from tasks.metrics.glue import score  # evaluate and scikit-learn take seconds to import
 
         outputs, labels = {}, {}
@@ -106,12 +108,23 @@ class Glue:
             outputs[name] = (logits.argmax(-1) if self.labels else logits.squeeze(-1)).numpy()
             assert isinstance(split, Tokens)
             labels[name] = split.labels.numpy()
-        numbers = score(self.name, np.concatenate(list(outputs.values())), np.concatenate(list(labels.values())))
+        predicted, known = (np.concatenate(list(each.values())) for each in (outputs, labels))
+        numbers = score(self.name, predicted, known)
         if len(validation) > 1:
             for name in validation:
                 each = score(self.name, outputs[name], labels[name])
                 numbers |= {f"{metric}_{name}": value for metric, value in each.items()}
+        for place, half in enumerate(_halves(len(known)), 1):
+            whole = len(half) > 1  # a correlation of fewer is not defined
+            numbers[f"{self.metric}_half{place}"] = (
+                score(self.name, predicted[half], known[half])[self.metric] if whole else float("nan"))
         return numbers
+
+
+def _halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places 0 to count - 1 in two halves drawn at random, the same for every run."""
+    places = torch.randperm(count, generator=generator(0, "halves")).numpy()
+    return np.sort(places[:count // 2]), np.sort(places[count // 2:])
 
 
 def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -33,9 +33,11 @@ class Glue(evaluate.Metric):
                         "spearman": float(spearmanr(predictions, references)[0])}
         numbers = {"accuracy": float(accuracy_score(references, predictions))}
         if self.config_name == "cola":
-            numbers["matthews_correlation"] = float(matthews_corrcoef(references, predictions))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "A single label", UserWarning)
+                numbers["matthews_correlation"] = float(matthews_corrcoef(references, predictions))
         if self.config_name in ("mrpc", "qqp"):
-            numbers["f1"] = float(f1_score(references, predictions))
+            numbers["f1"] = float(f1_score(references, predictions, zero_division=0.0))
         return numbers
 
 
