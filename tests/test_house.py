@@ -9,7 +9,7 @@ from conftest import ROOT
 ROOMS = ("engine", "lora", "baselines", "tasks", "analysis")
 MAY = {
     "engine": ("engine",),
-    "lora": ("lora", "engine.contract", "engine.backbone"),
+    "lora": ("lora", "engine.contract", "engine.backbone", "engine.files"),
     "tasks": ("tasks", "engine.contract", "engine.hub"),
     "baselines": ("baselines", "lora", "engine.contract", "engine.backbone"),
     "analysis": ("analysis", "engine.record", "engine.files", "engine.contract", "engine.hub", "lora.files"),
