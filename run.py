@@ -53,6 +53,10 @@ def job(config: DictConfig) -> None:
 
 
 def _job(config: DictConfig, overrides: list[str]) -> None:
+    if "run" in config.task:  # a study: it trains nothing, so it has neither method nor recipe
+        settings = _plain(OmegaConf.masked_copy(config, ["task", "model", "scale", "seed", "runtime"]))
+        study = hydra.utils.instantiate(settings["task"], _convert_="all")
+        return study.run(study, settings, overrides, ROOT)
     door.check_choices(HydraConfig.get().runtime.choices, _names("method"))
     settings = _plain(config)
     said = {word.partition("=")[0] for word in overrides} & settings["_sources"].keys()
@@ -82,13 +86,13 @@ def _job(config: DictConfig, overrides: list[str]) -> None:
 def _plain(config: DictConfig) -> dict[str, Any]:
     """The resolved settings as a plain dict. Raises Refused when the recipe has no column for the task."""
     try:
-        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise Refused(f"{key} is needed: say {key}=…") from None
     except InterpolationResolutionError as error:
         raise Refused(door.no_number(config.recipe.name, str(error.full_key), config.task)) from None
-    return door.check_settings(settings)
+    return door.check_settings(settings) if "recipe" in config else settings  # a study has none
 
 
 def _variants(settings: dict[str, Any], overrides: list[str]) -> dict[str, dict[str, Any]]:
@@ -157,18 +161,14 @@ def _explain(error: Exception) -> str:
         return door.unknown_option(group, name, list(error.options or []))
     first = str(error).splitlines()[0]
     if isinstance(error, ConfigCompositionException) and "Could not override" in first:
-        return door.unknown_setting(first.split("'")[1], _keys())
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):  # the default cell: for misspelt names
+            keys = door.dotted(OmegaConf.to_container(hydra.compose("config")), "")
+        return door.unknown_setting(first.split("'")[1], keys)
     if "Ambiguous value" in first:
         return f"{first}; write key=[a,b] for a list, or add -m to run each"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form setting=value ({first})"
     return first
-
-
-def _keys() -> list[str]:
-    """Every setting of the default cell, in dotted form: where misspelt keys are looked up."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return door.dotted(OmegaConf.to_container(hydra.compose("config")), "")
 
 
 def main() -> int:

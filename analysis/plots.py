@@ -15,7 +15,7 @@ INK, PAPER = "#1a1a1b", "#fffffe"  # text and axes, background: odd on purpose, 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#999999")  # Okabe and Ito
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # beside the colours, so that no one needs them
 MAP = "viridis"  # of heat maps
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "lora-paper", "font.family": "sans-serif", "font.size": 9,
     "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
     "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,

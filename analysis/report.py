@@ -11,7 +11,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from analysis import protocol
 from analysis.exhibit import Exhibit, Figure, Inputs, Table
 from analysis.plots import INK, PAPER
 from engine.files import whole
@@ -34,9 +33,10 @@ def page(exhibits: Mapping[str, Exhibit], inputs: Inputs) -> str:
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     made.filters |= {"prose": lambda text: Markup(markdown.render(text)), "inline": inline}
     real = [record for record in inputs.records if record.data != "synthetic"]
+    shown = {name: exhibits[name] for name in sorted(exhibits, key=lambda name: name != "runs") if name not in LEFT_OUT}
     return made.get_template("report.html").render(
-        exhibits={name: each for name, each in exhibits.items() if name not in LEFT_OUT}, real=len(real),
-        deviations=deviations(real), environment=environment(real), broken=inputs.broken) + "\n"
+        exhibits=shown, real=len(real), verdicts=verdicts(shown), deviations=deviations(shown),
+        environment=environment(real), broken=inputs.broken) + "\n"
 
 
 def inline(figure: Figure) -> Markup:
@@ -48,12 +48,34 @@ def inline(figure: Figure) -> Markup:
     return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{Markup.escape(figure.name)}" ', 1))
 
 
-def deviations(records: list[Record]) -> Table:
-    """What keeps the runs from standing beside the paper's numbers, a line a cell and what they share."""
-    said = Counter((r.task, r.model, f"{r.label} {r.variant}".strip(), protocol.deviations(r)) for r in records)
-    return Table("Runs by what they differ in", ("task", "model", "method", "runs", "differs in"),
-                 [(task, model, method, str(n), what or "nothing") for (task, model, method, what), n in
-                  sorted(said.items())], (3,))
+def verdicts(exhibits: Mapping[str, Exhibit]) -> Table:
+    """How many printed numbers each table has, how many of them have ours beside, and how these came out."""
+    rows = []
+    for each in exhibits.values():
+        if each.data is None or not {"kind", "ours", "verdict"} <= set(each.data):
+            continue
+        there = each.data[each.data.kind == "paper"]
+        ours = there[there.ours.notna()]
+        counts = [len(there), len(ours), *((ours.verdict == word).sum() for word in ("within", "outside")),
+                  (each.data.kind == "other").sum()]
+        rows.append((each.title, *map(str, counts)))
+    return Table("What is compared so far", ("table", "printed numbers", "with ours", "within", "outside",
+                                             "stand-ins' numbers, apart"), rows, range(1, 6))
+
+
+def deviations(exhibits: Mapping[str, Exhibit]) -> Table:
+    """In what our numbers differ from the paper's protocol: each difference, how many numbers have it, and where."""
+    found: dict[str, dict[str, int]] = {}
+    for name, each in exhibits.items():
+        if each.data is None or not {"ours", "protocol"} <= set(each.data):
+            continue
+        for protocol in each.data[each.data.ours.notna()].protocol:
+            for difference in filter(None, protocol.split("; ")):
+                found.setdefault(difference, {}).setdefault(name, 0)
+                found[difference][name] += 1
+    rows = [(difference, str(sum(places.values())), ", ".join(places)) for difference, places in found.items()]
+    return Table("Differences from the paper's protocol", ("difference", "numbers", "in"),
+                 sorted(rows, key=lambda row: (-int(row[1]), row[0])), (1,))
 
 
 def environment(records: list[Record]) -> Table:

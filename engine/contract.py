@@ -50,7 +50,8 @@ def generator(seed: int, stream: str) -> torch.Generator:
     """A random stream of a run, from its seed and the stream's name alone.
 
     Streams are independent of each other, so the head and the data order of a seed do not depend on how many numbers
-    a method draws. Streams in use: adapter, head, order, dropout.
+    a method draws. Streams in use: adapter, head, order, dropout, limit, halves; weights and tokens (latency), control
+    (analysis).
     """
     import torch
 

@@ -73,7 +73,7 @@ class Resolved:
 def resolve(cell: Cell) -> Resolved:
     """Finds and checks all that the cell needs. Raises Refused; writes nothing."""
     out = cell.out
-    _writable(out)
+    writable(out)
     if cell.model.path is None:
         raise Refused(f"model={cell.model.name} has no weights (model.path=null); it is only counted: "
                       "runtime.show=parameters\nanother decoder stands in: model=gpt2-medium "
@@ -127,7 +127,7 @@ def _origin(settings: Settings) -> Origin:
     return Origin("hub" if root is None else "folder", root, 0, 0)
 
 
-def _writable(out: Path) -> None:
+def writable(out: Path) -> None:
     place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         raise Refused(f"runtime.out={out}: cannot write there")

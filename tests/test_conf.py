@@ -22,6 +22,9 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+TRAINED = [task for task in options("task") if task != "latency"]   # which trains nothing: test_latency.py
+
+
 def composed(*words: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(compose("config", list(words)), resolve=True)   # type: ignore[return-value]
@@ -38,7 +41,7 @@ def records(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", ["lora", "ft"])   # the others: test_architectures.py
-@pytest.mark.parametrize("task", options("task"))
+@pytest.mark.parametrize("task", TRAINED)
 def test_every_task_trains_with_every_method(cli: Cli, small: list[str], small_texts: list[str], no_java: None,
                                              tmp_path: Path, task: str, method: str) -> None:
     texts = task in TEXTS
@@ -88,7 +91,7 @@ def test_every_model_composes_with_every_scale_and_method(model: str) -> None:
         assert {"q", "k", "v", "o", "ff"} <= settings["model"]["roles"].keys()
 
 
-@pytest.mark.parametrize("task", options("task"))
+@pytest.mark.parametrize("task", TRAINED)
 def test_every_task_composes_as_the_paper_has_it(task: str) -> None:
     gpt3 = task in TEXTS[3:]
     settings = composed(f"task={task}", *(["recipe=gpt3-175b/lora"] if gpt3 else []))

@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import re
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Mapping
@@ -278,3 +280,26 @@ def test_a_full_disk_leaves_the_old_files(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert run(monkeypatch, "runs", "--results", str(tmp_path)) == 1
     assert "No space left" in capfd.readouterr().err and old.read_text() == "old"
     assert list(tmp_path.rglob(".part-*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_in_a_browser_nothing_is_wider_than_the_page_and_every_figure_is_drawn(width: int, tmp_path: Path) -> None:
+    given = inputs(ROOT / "results")
+    made = {name: import_module(f"analysis.exhibits.{name}").make(given) for name in NAMES}
+    text = report.page(made, given)
+    # Headless Chromium opens no window narrower than 500 pixels, so the page stands in a frame of the width.
+    (tmp_path / "page.html").write_text(text.replace("</body>", """<script>
+        const figures = [...document.querySelectorAll('figure svg')].map(svg => svg.getBoundingClientRect());
+        const wide = document.documentElement.scrollWidth > window.innerWidth;
+        parent.postMessage([window.innerWidth, wide, figures.filter(box => box.width * box.height > 5000).length], '*');
+        </script></body>"""), encoding="utf-8")
+    (tmp_path / "frame.html").write_text(f"""<iframe src="page.html" style="width:{width}px;height:900px;border:0">
+        </iframe><script>onmessage = event => document.title = event.data.join(' ')</script>""", encoding="utf-8")
+    shown = subprocess.run(
+        ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         "--no-first-run", f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=10000", "--dump-dom", f"file://{tmp_path}/frame.html"],
+        capture_output=True, text=True, timeout=120, check=True).stdout
+    figures = sum(len(each.figures) for each in made.values())
+    assert figures > 5 and f"<title>{width} false {figures}</title>" in shown, re.findall("<title>.*?</title>", shown)

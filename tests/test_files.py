@@ -738,7 +738,8 @@ def test_the_command_converts_and_refuses(tmp_path: Path, monkeypatch: pytest.Mo
     assert run(tmp_path / "peft", tmp_path / "ours", "--to", "ours") == 0
     one, two = (load_file(folder / "best.safetensors") for folder in (source, tmp_path / "ours"))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    assert run(source, tmp_path / "peft", "--to", "peft") == 2 and run(tmp_path / "no", tmp_path / "x", "--to", "ours") == 2
+    assert run(source, tmp_path / "peft", "--to", "peft") == 2
+    assert run(tmp_path / "no", tmp_path / "x", "--to", "ours") == 2
     said = capfd.readouterr()
     assert "not empty" in said.err and "no such file" in said.err and not (tmp_path / "x").exists()
     assert str(tmp_path / "peft" / "adapter_model.safetensors") in said.out
