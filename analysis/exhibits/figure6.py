@@ -1,0 +1,16 @@
+"""Figure 6: Figure 3 in the first layer, at one and two thirds of the way, and in the last."""
+
+from __future__ import annotations
+
+from analysis import pairs
+from analysis.exhibit import Exhibit, Inputs
+from analysis.exhibits import figure3
+
+NEEDS = ("weights of LoRA runs with r=8 and r=64 that differ in nothing else; "
+         "python run.py -m task=cola method=lora r=8,64 init_from=none makes them")
+
+
+def make(inputs: Inputs) -> Exhibit:
+    """A row of four panels for each of the layers, for every pair of runs."""
+    return figure3.ranks("figure6", "Figure 6: subspaces at two ranks, other layers", inputs, pairs.spread,
+                         pairs.spread)

@@ -1,0 +1,97 @@
+"""Table 7: how much of W_q lies in the first directions of ΔW_q, of W_q itself, and of a random matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from analysis import base, pairs, subspace
+from analysis.exhibit import Exhibit, Inputs, Table, printed
+from analysis.pairs import Group, Site
+from engine.contract import Refused
+from engine.record import Record
+from lora.files import Update
+
+NEEDS = ("weights of LoRA runs with r=4 and r=64 (one is enough) and the base model's; "
+         "python run.py -m task=cola method=lora r=4,64 init_from=none makes them")
+LOW, HIGH = 4, 64  # the paper's ranks
+NUMBERS = ["delta", "own", "random", "expected", "norm_W", "norm_delta", "factor"]
+COLUMNS = ["", "r", "U, V of ΔW_q", "of W_q", "of random", "random, expected", "‖W_q‖", "‖ΔW_q‖", "factor"]
+SAYS = ("‖UᵀW_qVᵀ‖_F with U and V the first r singular directions of ΔW_q, of W_q and of a random matrix, and the "
+        "amplification factor ‖ΔW_q‖_F / ‖UᵀW_qVᵀ‖_F with those of ΔW_q (Appendix H.4). The paper does not say whether "
+        "its ΔW has the scale alpha / r; ours has. The scale moves ‖ΔW_q‖ and with it the factor, no other number. "
+        "Random directions are expected to give ‖W_q‖ r / √(d_in d_out).")
+
+
+def make(inputs: Inputs) -> Exhibit:
+    """The paper's numbers, and under them ours in the middle layer of every group of runs."""
+    found, missing = pairs.each(inputs, _choose, "needs a run with one rank for all targets")
+    table, says, data = _paper(), [SAYS], []
+    for name, records, updates in found:
+        try:
+            target, layer, numbers = _measured(records, updates)
+        except Refused as error:
+            missing.append(f"{name}: {error}".replace("\n", "; "))
+            continue
+        for record, each in zip(records, numbers, strict=True):
+            shown = [f"{each[key]:.3g}" if each[key] == each[key] else "—" for key in NUMBERS]
+            table.append([f"{name}, {target} of layer {layer}", str(record.settings["r"]), *shown])
+            data.append({"group": name, "task": record.task, "model": record.model, "layer": layer, "target": target,
+                         "r": record.settings["r"], "seed": record.seed, "digest": record.digest, **each})
+        says.append(_read(name, layer, records, numbers))
+    return Exhibit("Table 7: W_q seen from ΔW_q", says, [Table("Table 7, with the amplification factor", COLUMNS, table,
+                   range(1, len(COLUMNS)))], [], pd.DataFrame(data) if data else None, missing)
+
+
+def _choose(group: Group) -> list[Record]:
+    return pairs.one_a_rank(group, pairs.stretch(group.ranks, LOW, HIGH))
+
+
+def _paper() -> list[list[str]]:
+    """What is printed, GPT-3's layer 48."""
+    facts = printed("table7_amplification")
+    facts = facts[facts.source == "paper"]
+
+    def fact(metric: str, r: str, basis: str) -> str:
+        return str(facts[(facts.metric == metric) & (facts["rank"] == r) & (facts.basis == basis)].value.item())
+
+    norm = "fro_norm_of_Ut_Wq_Vt"
+    return [["paper: GPT-3, layer 48", r, *(fact(norm, r, basis) for basis in ("delta_W_q", "W_q", "random")), "",
+             fact("fro_norm_of_W_q", "", ""), fact("fro_norm_of_delta_W_q", r, "delta_W_q"),
+             fact("amplification_factor", r, "delta_W_q")] for r in ("4", "64")]
+
+
+def _measured(records: Sequence[Record], updates: Sequence[dict[Site, Update]],
+              ) -> tuple[str, int, list[dict[str, Any]]]:
+    """The matrix, the layer and the table's numbers for every run. Raises Refused without W."""
+    target = pairs.shown(updates[0])[0]
+    layer = pairs.middle(pairs.layers(updates[0], [target]))
+    W = base.of(records[0]).weight(updates[0][layer, target])
+    S, _ = base.spectrum(W)
+    return target, layer, [_numbers(each[layer, target], W, S) for each in updates]
+
+
+def _numbers(update: Update, W: torch.Tensor, S: torch.Tensor) -> dict[str, Any]:
+    r, (d_out, d_in) = len(update.A), W.shape
+    delta = subspace.delta_svd(update.A, update.B, 1.0 if update.scale is None else update.scale)
+    U, V = (torch.linalg.qr(each)[0] for each in subspace.control(0, d_out + d_in, r).split([d_out, d_in]))
+    return {"delta": subspace.projection(delta.U, W, delta.V), "own": float(S[:r].norm()),
+            "random": subspace.projection(U, W, V), "expected": subspace.norm(W) * r / (d_out * d_in) ** 0.5,
+            "norm_W": subspace.norm(W), "norm_delta": float(delta.S.norm()), "factor": subspace.amplification(delta, W)}
+
+
+def _read(name: str, layer: int, records: Sequence[Record], numbers: Sequence[dict[str, Any]]) -> str:
+    """What our rows say beside the paper's conclusions."""
+    said = []
+    for record, each in zip(records, numbers, strict=True):
+        r = record.settings["r"]
+        if not each["norm_delta"]:
+            said.append(f"At r = {r} ΔW is zero: an untrained adapter has no directions.")
+            continue
+        said.append(f"At r = {r} ΔW's directions hold {each['delta'] / each['expected']:.2f} times as much of W as "
+                    f"random ones are expected to, and {each['delta'] / each['own']:.1%} of what its own first {r} "
+                    f"hold; the factor is {each['factor']:.3g}.")
+    return f"**{name}.** {' '.join(said)} {pairs.told(records)}"

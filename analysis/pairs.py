@@ -1,0 +1,189 @@
+"""Which runs go into which picture: LoRA runs on real data that differ in r or the seed, and in nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from analysis.exhibit import Inputs
+from engine.contract import Refused
+from engine.record import Record, plain
+from lora.files import Adapter, Update, read
+
+Site = tuple[int, str]  # layer, from 1, and the paper's name of the matrix
+MAKE = ("python run.py -m task=cola method=lora model=minilm init_from=none r=4,8,64 seed=0,1 data_root=DIR makes such "
+        "runs on a stand-in; without model, init_from and data_root, on RoBERTa base")
+STAND_IN = "These runs are not GPT-3's: they show whether the picture is the paper's, not its numbers."
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in r and seed only, with their weights on disk."""
+
+    name: str  # cola-minilm; cola-minilm-2 where there are several of a task and model
+    records: Sequence[Record]  # by r, then seed
+
+    @property
+    def ranks(self) -> list[int]:
+        """Every rank, smallest first. Runs with a rank for each target are in no picture."""
+        return sorted({record.settings["r"] for record in self.records if isinstance(record.settings["r"], int)})
+
+    def at(self, r: int) -> dict[int, Record]:
+        """The runs of a rank by their seed, lowest first."""
+        return {record.seed: record for record in self.records if record.settings["r"] == r}
+
+
+def groups(inputs: Inputs) -> list[Group]:
+    """All groups, by name. Runs that differ in how their texts were decoded are one run: its weights are the same."""
+    found: dict[tuple[str, str, str], dict[tuple[str, int], Record]] = {}
+    for record in _lora(inputs):
+        if inputs.weights(record) is not None:
+            rest = {key: value for key, value in record.settings.items() if key not in ("r", "seed", "decode")}
+            rest["method"] = {key: value for key, value in rest["method"].items() if key != "r"}
+            said = json.dumps([plain(rest), record.data_sha256, record.model_revision], sort_keys=True)
+            key = record.task, record.model, hashlib.sha256(said.encode()).hexdigest()
+            found.setdefault(key, {}).setdefault((json.dumps(record.settings["r"]), record.seed), record)
+    out: list[Group] = []
+    numbers: Counter[str] = Counter()
+    for (task, model, _), runs in sorted(found.items(), key=lambda item: item[0]):
+        name = f"{task}-{model}"
+        numbers[name] += 1
+        ordered = sorted(runs.values(), key=lambda run: (_order(run.settings["r"]), run.seed))
+        out.append(Group(name if numbers[name] == 1 else f"{name}-{numbers[name]}", ordered))
+    return out
+
+
+def lacking(inputs: Inputs) -> list[str]:
+    """The tasks and models whose LoRA runs are in no picture because their weights are gone; or that there are none."""
+    there = {(record.task, record.model) for group in groups(inputs) for record in group.records}
+    bare = [record for record in _lora(inputs) if (record.task, record.model) not in there]
+    names = sorted({f"{record.task}-{record.model}" for record in bare})
+    out = [f"{len(bare)} LoRA runs ({', '.join(names)}) have no best.safetensors beside their record; the same command "
+           "with runtime.force=true makes it again"] if bare else []
+    return out if there else [*out, f"no LoRA run on real data with its weights; {MAKE}"]
+
+
+def stretch(there: Sequence[int], low: int, high: int) -> tuple[int, ...]:
+    """The paper's two ranks as far as they are there; for one that is not, the smallest or the largest there is."""
+    if not there:
+        return ()
+    pair = {low if low in there else min(there), high if high in there else max(there)}
+    return tuple(sorted(pair if len(pair) == 2 else {min(there), max(there)}))
+
+
+def two_ranks(group: Group, low: int, high: int) -> tuple[Record, Record] | None:
+    """Runs of the two ranks with one seed, the lowest that has both; else of the two furthest ranks that share one."""
+    seeds = sorted({record.seed for record in group.records})
+    options = [(seed, stretch(group.ranks, low, high)) for seed in seeds]
+    options += [(seed, stretch([r for r in group.ranks if seed in group.at(r)], low, high)) for seed in seeds]
+    for seed, ranks in options:
+        if len(ranks) == 2 and all(seed in group.at(r) for r in ranks):
+            return group.at(ranks[0])[seed], group.at(ranks[1])[seed]
+    return None
+
+
+def two_seeds(group: Group, r: int) -> tuple[Record, Record] | None:
+    """The runs of the two lowest seeds at rank r; where there are not two, at the largest rank that has two."""
+    for rank in (r, *group.ranks[::-1]):
+        if len(group.at(rank)) >= 2:
+            first, second = list(group.at(rank).values())[:2]
+            return first, second
+    return None
+
+
+def one_a_rank(group: Group, ranks: Sequence[int]) -> list[Record]:
+    """A run of each rank: of one seed, the lowest that has all of them, else of the lowest there is."""
+    seeds = [seed for seed in group.at(ranks[0]) if all(seed in group.at(r) for r in ranks)] if ranks else []
+    return [group.at(r)[min(seeds or group.at(r))] for r in ranks]
+
+
+def each(inputs: Inputs, choose: Callable[[Group], Sequence[Record] | None], need: str,
+         ) -> tuple[list[tuple[str, list[Record], list[dict[Site, Update]]]], list[str]]:
+    """For every group the chosen runs with their updates; and what is missing: need says what choose() looks for."""
+    found, missing = [], lacking(inputs)
+    for group in groups(inputs):
+        chosen = choose(group)
+        if not chosen:
+            missing.append(f"{group.name}: {need}; there {'is' if len(group.records) == 1 else 'are'} "
+                           f"{', '.join(f'{run.variant} seed {run.seed}' for run in group.records)}")
+            continue
+        try:
+            found.append((group.name, list(chosen), [updates(inputs, record) for record in chosen]))
+        except Refused as error:
+            missing.append(f"{group.name}: {error}".replace("\n", "; "))
+    return found, missing
+
+
+def updates(inputs: Inputs, record: Record) -> dict[Site, Update]:
+    """A run's updates by their place. Raises Refused when the file is not one."""
+    path = inputs.weights(record)
+    if path is None:
+        raise Refused(f"{record.digest} has no weights beside its record")
+    adapter = read(path)
+    finite(adapter)
+    return {(update.layer, word(update)): update for update in adapter.updates}
+
+
+def finite(adapter: Adapter) -> None:
+    """Raises Refused where A or B has a number that is not finite."""
+    for update in adapter.updates:
+        if not (update.A.isfinite().all() and update.B.isfinite().all()):
+            raise Refused(f"{adapter.name}: A or B of {update.module} ({update.target}) is not finite: a diverged run")
+
+
+def word(update: Update) -> str:
+    """The paper's name of the matrix; several of a layer are called ff, so these say which."""
+    return f"ff {'.'.join(update.module.split('.')[-2:])}" if update.target == "ff" else update.target
+
+
+def shown(places: Collection[Site]) -> list[str]:
+    """The matrices of a picture: q and v as in the paper; where neither was adapted, the first two that were; one where
+    no layer has both."""
+    names = list(dict.fromkeys(name for _, name in places))
+    chosen: list[str] = [name for name in ("q", "v") if name in names] or names[:2]
+    return chosen if layers(places, chosen) else chosen[:1]
+
+
+def layers(places: Collection[Site], targets: Sequence[str]) -> list[int]:
+    """The layers in which all of these matrices were adapted, first to last."""
+    return sorted({layer for layer, _ in places if all((layer, target) in places for target in targets)})
+
+
+def middle(there: Sequence[int]) -> int:
+    """What stands for the paper's layer 48 of 96: layer L / 2, or the nearest of those that are there."""
+    return _nearest(there, there[-1] // 2)
+
+
+def spread(there: Sequence[int]) -> list[int]:
+    """What stands for the paper's layers 1, 32, 64 and 96 of 96: 1, L / 3, 2 L / 3 and L, each once."""
+    L = there[-1]
+    return sorted({_nearest(there, wanted) for wanted in (1, round(L / 3), round(2 * L / 3), L)})
+
+
+def _nearest(there: Sequence[int], wanted: int) -> int:
+    return min(there, key=lambda layer: (abs(layer - wanted), layer))
+
+
+def told(records: Sequence[Record]) -> str:
+    """Which runs, in a sentence: task, data, model, settings, and of each r, seed and digest."""
+    first = records[0]
+    limit = first.settings["task"].get("limit")
+    data = f"{first.data}{f', {limit} examples' if limit else ''}"
+    kind = re.sub(r"^r=\S+ ", "", first.variant)
+    runs = "; ".join(f"r={record.settings['r']} seed {record.seed} ({record.digest})" for record in records)
+    start = "" if first.init_from is None else (
+        f" They started from trained weights (init_from={first.settings['init_from']}) and share what these share.")
+    return f"Task {first.task} ({data}), model {first.model}, LoRA {kind}, best epoch: {runs}.{start} {STAND_IN}"
+
+
+def _lora(inputs: Inputs) -> list[Record]:
+    return [record for record in inputs.records
+            if record.label == "LoRA" and record.scale == "paper" and not record.data.startswith("synthetic")]
+
+
+def _order(r: object) -> tuple[bool, int, str]:
+    return (False, r, "") if isinstance(r, int) else (True, 0, json.dumps(r))
