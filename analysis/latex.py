@@ -11,7 +11,7 @@ SIGNS = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\
          "†": r"$\dagger$", "×": r"$\times$", "Δ": r"$\Delta$", "φ": r"$\phi$", "α": r"$\alpha$", "√": r"$\surd$",
          "²": "$^2$", "≤": r"$\le$", "≥": r"$\ge$", "<": r"$<$", ">": r"$>$", "…": r"\ldots{}", "·": r"$\cdot$",
          "→": r"$\to$", "‖": r"$\|$", "ᵀ": "$^T$", "✓": "yes", "✗": "no",
-         "∞": r"$\infty$", "₀": "$_0$", "≈": r"$\approx$"}
+         "σ": r"$\sigma$", "Σ": r"$\Sigma$", "∞": r"$\infty$", "₀": "$_0$", "≈": r"$\approx$"}
 
 
 def tabular(table: Table) -> str:

@@ -29,6 +29,14 @@ def test_a_cell_is_its_settings_without_the_seed(record: Record) -> None:
         assert frames.cells(frames.runs([record, odd])).n.tolist() == [1, 1]
     assert "method.std=0.5" in frames.runs([record]).changed[0]
     assert frames.cells(frames.runs([record, again])).iloc[0]["median"] == (record.value + 1.0) / 2
+    nulled = replace(record, sources={**record.sources, "cls_dropout": "command line"})   # null, so not in the settings
+    assert "cls_dropout=None" in frames.runs([nulled]).changed[0]
+
+
+def test_a_run_records_halves_in_its_curve_alone(record: Record) -> None:
+    halves = {"accuracy_half1", "accuracy_half2"}
+    assert halves <= record.outcome["curve"][0].keys()
+    assert halves.isdisjoint({*record.numbers, *record.outcome["best"], *record.outcome["last"]})
 
 
 def test_the_table_of_a_results_folder(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -37,13 +45,15 @@ def test_the_table_of_a_results_folder(record: Record, tmp_path: Path, monkeypat
 
     out = tmp_path / "out"
     (out / "runs" / "broken.json").write_text("{")
-    monkeypatch.setattr("sys.argv", ["analysis", "--results", str(out)])
+    monkeypatch.setattr("sys.argv", ["analysis", "runs", "demo", "--results", str(out)])
     assert main() == 1   # one record could not be read, and it says which
     said = capfd.readouterr()
     assert "broken.json" in said.err and "1 runs in 1 cells" in said.out and f"{record.value:.2f}" in said.out
+    assert "0 runs in 0 cells" in said.out   # generated text is in demo alone
     first = (out / "tables" / "demo.md").read_bytes()
     main()
     assert (out / "tables" / "demo.md").read_bytes() == first
-    monkeypatch.setattr("sys.argv", ["analysis", "--results", str(tmp_path / "nowhere")])
-    with pytest.raises(SystemExit, match="2"):
-        main()
+    for wrong, words in ((["--results", str(tmp_path / "nowhere")], "no such folder"), (["rnus"], "mean runs?")):
+        monkeypatch.setattr("sys.argv", ["analysis", *wrong])
+        assert main() == 2
+        assert words in capfd.readouterr().err
