@@ -17,6 +17,7 @@ from analysis.subspace import SVD
 from lora.files import Update
 
 HEAD = 4  # singular values that a table shows
+SHOWN = 1e4  # times the smallest singular value in a picture is below the largest
 MARKED = 16  # up to so many, each has its mark: marks make a file large
 
 
@@ -80,9 +81,10 @@ def draw(title: str, rows: Sequence[tuple[str, Sequence[Spectrum]]]) -> str:
                         shade = 0.9 * layers.index(each.layer) / max(len(layers) - 1, 1)
                         panel.plot(range(1, len(each.S) + 1), each.S.tolist(), color=colours(shade),
                                    marker="." if len(each.S) <= MARKED else "")
-                widest = max((len(each.S) for each in found if each.target == target), default=1)
-                panel.set(title=f"{similarity.symbol(target)}, {name}", xlabel="k", ylabel=r"$\sigma_k$",
-                          ylim=(0, None), xticks=similarity.ticks(widest))
+                here = [each.S for each in found if each.target == target]
+                top = max((float(S[0]) for S in here), default=0.0) or 1.0
+                panel.set(title=f"{similarity.symbol(target)}, {name}", xlabel="k", ylabel=r"$\sigma_k$", yscale="log",
+                          ylim=(top / SHOWN, 1.5 * top), xticks=similarity.ticks(max(map(len, here), default=1)))
         span = Normalize(layers[0], max(layers[-1], layers[0] + 1))
         figure.colorbar(ScalarMappable(span, ListedColormap(colours([0.9 * n / 255 for n in range(256)]))), ax=axes,
                         label="layer", ticks=similarity.ticks(layers[-1]))
