@@ -21,9 +21,12 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from analysis import exhibit, markdown
+from analysis.markdown import many
 from analysis.write import write
 from engine.contract import Refused
 
+ELSEWHERE = {f"table{number}": "it has hyperparameters: conf/recipe, and python run.py … runtime.show=recipe"
+             for number in (9, 10, 11, 12, 17)} | {"figure1": "it is a sketch of the method: lora/layer.py"}
 FOLDER = Path(__file__).parent / "exhibits"
 
 
@@ -54,22 +57,28 @@ def _asked() -> argparse.Namespace:
     for name in asked.names:
         if name not in (*there, "report"):
             near = difflib.get_close_matches(name, [*there, "report"], 3, 0.5)
-            raise Refused(f"{name}: no such exhibit{'; did you mean ' + ' or '.join(near) + '?' if near else ''}\n"
+            hint = ELSEWHERE.get(name) or (f"did you mean {' or '.join(near)}?" if near else "")
+            raise Refused(f"{name}: no such exhibit{'; ' * bool(hint)}{hint}\n"
                           "python -m analysis --list says what there is")
     if not asked.results.is_dir():
         raise Refused(f"--results {asked.results}: no such folder")
+    above = next((folder for folder in asked.results.absolute().parents if (folder / "runs").is_dir()
+                  and asked.results.absolute().is_relative_to(folder / "runs")), None)
+    if above and not (asked.results / "runs").is_dir():
+        raise Refused(f"--results {asked.results}: a folder of records inside a results folder\nsay --results {above}")
     return asked
 
 
 def _exhibits(asked: argparse.Namespace) -> int:
     if asked.list:
-        print("\n".join(f"{name:<15}{what}\n{'':<15}needs {needs}" for name, (what, needs) in names().items()))
+        print("\n".join(f"{name:<15}{what}\n{'':<15}needs {needs}" for name, (what, needs) in names().items()
+                        if name in (asked.names or names())))
         return 0
     given = exhibit.inputs(asked.results)
     for what in given.broken:
         print(f"left out: {what}", file=sys.stderr)
-    whole = not asked.names or "report" in asked.names
-    chosen = list(names()) if whole else list(dict.fromkeys(asked.names))
+    named = [name for name in dict.fromkeys(asked.names) if name != "report"]
+    chosen = list(names()) if not named or "report" in asked.names else named
     made = {}
     with tqdm(chosen, unit="exhibit", leave=False, disable=None) as bar:
         for name in bar:
@@ -77,21 +86,23 @@ def _exhibits(asked: argparse.Namespace) -> int:
             made[name] = import_module(f"analysis.exhibits.{name}").make(given)
             paths = write(name, made[name], asked.results)
             shown = ", ".join(f"{path.parent.name}/{path.name}" for path in paths)
-            bar.write(f"{name:<15}{_state(made[name])}: {shown}" if whole else markdown.page(made[name]))
+            bar.write(f"{name:<15}{_state(made[name])}: {shown}" if name not in named else markdown.page(made[name]))
     if "report" in asked.names:
         from analysis import report
 
         print(f"report         {report.write(made, given)}")
-    print(f"{len(given.records)} records, {len(made)} exhibits; written to {asked.results}/tables and "
+    print(f"{many(len(given.records), 'record')}, {many(len(made), 'exhibit')}; written to {asked.results}/tables and "
           f"{asked.results}/figures")
+    if not given.records:
+        print("nothing of ours is in them yet: python run.py task=mnli method=lora r=8 scale=demo makes a first record")
     return 1 if given.broken else 0
 
 
 def _state(made: exhibit.Exhibit) -> str:
     """How much of an exhibit is there, in a few words."""
-    parts = [f"{len(made.tables)} tables" if len(made.tables) > 1 else "", f"{len(made.figures)} figures"
-             if made.figures else "", f"{len(made.missing)} missing" if made.missing else "complete"]
-    return ", ".join(filter(None, parts))
+    parts = [many(len(made.tables), "table") if made.tables else "", many(len(made.figures), "figure")
+             if made.figures else "", f"{len(made.missing)} not there" if made.missing else ""]
+    return ", ".join(filter(None, parts)) or "empty"
 
 
 def names() -> dict[str, tuple[str, str]]:

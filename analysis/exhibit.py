@@ -4,6 +4,7 @@ Nothing else passes between the files of this room."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,8 +33,9 @@ class Inputs:
 
     def weights(self, record: Record) -> Path | None:
         """The trained tensors of a run's best epoch (safetensors, adapter.json beside); None: they are not there."""
-        path = self.results / record.weights / "best.safetensors" if record.weights else None
-        return path if path is not None and path.is_file() else None
+        path = self.results / (record.weights or "") / "best.safetensors"
+        inside = path.resolve().is_relative_to(self.results.resolve())  # a record may come from anyone
+        return path if record.weights and inside and path.is_file() else None
 
 
 def inputs(results: Path) -> Inputs:
@@ -64,6 +66,10 @@ class Figure:
     name: str
     caption: str  # what is shown, of which runs, and what the reader should see
     svg: str
+
+    def __post_init__(self) -> None:
+        """The name, in which a record's words may be, is one file's, whatever these are."""
+        object.__setattr__(self, "name", re.sub(r"[^\w.-]+|^\.+", "-", self.name)[:120])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tables in LaTeX: booktabs, nothing else needed."""
+"""Tables in LaTeX, to be \\input; they need booktabs and graphicx."""
 
 from __future__ import annotations
 
@@ -14,13 +14,23 @@ SIGNS = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\
          "σ": r"$\sigma$", "Σ": r"$\Sigma$", "∞": r"$\infty$", "₀": "$_0$", "≈": r"$\approx$"}
 
 
-def tabular(table: Table) -> str:
-    """The table as a LaTeX environment with its title as caption, to be \\input behind \\usepackage{booktabs}."""
+HEAD = r"% \usepackage{booktabs,graphicx} and UTF-8; what the columns mean stands in the Markdown of the same name"
+
+
+def page(name: str, tables: Sequence[Table]) -> str:
+    """The tables of an exhibit, labelled tab:<name>-1 and so on."""
+    return "\n\n".join([HEAD, *(tabular(table, f"tab:{name}-{n}") for n, table in enumerate(tables, 1))]) + "\n"
+
+
+def tabular(table: Table, label: str) -> str:
+    """The table as a LaTeX environment with its title as caption, made smaller where it is wider than the text."""
     kinds = "".join("r" if i in table.right else "l" for i in range(len(table.columns)))
     body = [r"\midrule" if set(row) <= {""} else line(row) for row in table.rows]
-    return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{escape(table.title)}}}",
-                      rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", line(table.columns), r"\midrule", *body,
-                      r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+    return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{escape(table.title)}}}\label{{{label}}}",
+                      rf"\setbox0=\hbox{{\begin{{tabular}}{{{kinds}}}", r"\toprule", line(table.columns), r"\midrule",
+                      *body,
+                      r"\bottomrule", r"\end{tabular}}%",
+                      r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\box0}\else\box0\fi", r"\end{table}"])
 
 
 def line(row: Sequence[str]) -> str:

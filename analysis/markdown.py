@@ -21,6 +21,11 @@ def page(exhibit: Exhibit) -> str:
     return "\n".join(lines)
 
 
+def many(count: int, what: str) -> str:
+    """1 run, 2 runs."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def grid(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
     """The lines of a table, the first row its head; the columns in `right` are set flush right."""
     safe = [[cell.replace("|", r"\|").replace("*", r"\*") for cell in row] for row in rows]

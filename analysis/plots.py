@@ -46,4 +46,5 @@ def heat(axes: Any, values: Any, low: float, high: float, across: Sequence[float
     half_x = (across[-1] - across[0]) / max(len(across) - 1, 1) / 2 or 0.5
     half_y = (down[-1] - down[0]) / max(len(down) - 1, 1) / 2 or 0.5
     box = (across[0] - half_x, across[-1] + half_x, down[-1] + half_y, down[0] - half_y)
+    axes.spines[:].set_visible(True)  # else its darkest cells have no edge on a dark page
     return axes.imshow(values, cmap=MAP, vmin=low, vmax=high, aspect="auto", extent=box, interpolation="none")

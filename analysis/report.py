@@ -16,8 +16,6 @@ from analysis.plots import INK, PAPER
 from engine.files import whole
 from engine.record import Record
 
-LEFT_OUT = ("demo",)  # runs on generated text are no part of a report
-
 
 def write(exhibits: Mapping[str, Exhibit], inputs: Inputs) -> Path:
     """Writes RESULTS/report.html, the same bytes for the same exhibits; returns its path. Raises OSError."""
@@ -30,22 +28,39 @@ def write(exhibits: Mapping[str, Exhibit], inputs: Inputs) -> Path:
 def page(exhibits: Mapping[str, Exhibit], inputs: Inputs) -> str:
     """The page as HTML: every exhibit in the order given, then in what the runs differ, and what they ran on."""
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
     made.filters |= {"prose": lambda text: Markup(markdown.render(text)), "inline": inline}
     real = [record for record in inputs.records if record.data != "synthetic"]
-    shown = {name: exhibits[name] for name in sorted(exhibits, key=lambda name: name != "runs") if name not in LEFT_OUT}
+    ends = {"runs": -1, "parameters": 1, "demo": 2}  # what was run first, generated text last and only if there is any
+    shown = {name: exhibits[name] for name in sorted(exhibits, key=lambda name: ends.get(name, 0))
+             if name != "demo" or exhibits[name].tables}
+    first: dict[str, str] = {}
+    for name, each in shown.items():
+        first |= {paragraph: name for paragraph in each.says if paragraph not in first}
     return made.get_template("report.html").render(
-        exhibits=shown, real=len(real), verdicts=verdicts(shown), deviations=deviations(shown),
-        environment=environment(real), broken=inputs.broken) + "\n"
+        exhibits=shown, first=first, real=len(real), verdict=verdict(shown, real), verdicts=verdicts(shown),
+        deviations=deviations(shown), environment=environment(real), broken=inputs.broken) + "\n"
 
 
 def inline(figure: Figure) -> Markup:
     """The figure's SVG to stand in the page: its ids its own, ink and paper those of the page, light or dark."""
     svg = figure.svg[figure.svg.index("<svg"):]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{figure.name}-", svg)
+    svg = re.sub(r'( id="|url\(#|href="#)', lambda found: f"{found[1]}{figure.name}-", svg)
     svg = svg.replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")
     return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{Markup.escape(figure.name)}" ', 1))
+
+
+def verdict(exhibits: Mapping[str, Exhibit], records: list[Record]) -> str:
+    """How far the comparison is, in a sentence that comes before everything else."""
+    counts = [[int(cell) for cell in row[1:5]] for row in verdicts(exhibits).rows]
+    printed, ours, within, outside = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0, 0)
+    models = ", ".join(sorted({record.model for record in records})) or "none yet"
+    if not ours:
+        return (f"So far no run is comparable with any of the {printed} printed numbers: all are stand-ins, subsets or "
+                f"other protocols (models: {models}).")
+    return (f"{ours} of {printed} printed numbers have a comparable run: {within} within the paper's band, {outside} "
+            f"outside it. The other runs are stand-ins, subsets or other protocols (models: {models}).")
 
 
 def verdicts(exhibits: Mapping[str, Exhibit]) -> Table:

@@ -15,7 +15,7 @@ def write(name: str, exhibit: Exhibit, results: Path) -> list[Path]:
     tables, figures = results / "tables", results / "figures"
     texts = {tables / f"{name}.md": markdown.page(exhibit)}
     if exhibit.tables:
-        texts[tables / f"{name}.tex"] = "\n\n".join(map(latex.tabular, exhibit.tables)) + "\n"
+        texts[tables / f"{name}.tex"] = latex.page(name, exhibit.tables)
     if exhibit.data is not None:
         texts[tables / f"{name}.csv"] = exhibit.data.to_csv(index=False, lineterminator="\n", float_format="%.10g")
     texts |= {figures / f"{figure.name}.svg": figure.svg for figure in exhibit.figures}

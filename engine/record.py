@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from engine.contract import Refused
@@ -74,15 +75,55 @@ def write(record: Record, path: Path) -> None:
     whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+KINDS: dict[str, tuple[type, ...]] = {  # what a field holds, by its annotation; a bool is no number
+    "str": (str,), "int": (int,), "bool | None": (bool, NoneType), "str | None": (str, NoneType),
+    "float | None": (float, int, NoneType)}
+TRAINED: dict[str, type | tuple[type, ...]] = {  # what a record of training has besides
+    "outcome.best": dict, "outcome.last": dict, "outcome.notes": list, "outcome.seconds": (int, float),
+    "footprint.trainable": int, "settings.task": dict, "settings.model": dict, "settings.scale": dict,
+    "settings.recipe.name": str, "settings.precision": str}
+
+
 def read(path: Path) -> Record:
-    """One record. Raises Refused when the file is not one of this schema."""
+    """One record, every field of its kind. Raises Refused when the file is not one of this schema."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            raise Refused(f"{path}: a record of schema {content['schema']}; this version reads {SCHEMA}")
-        return Record(**{field.name: content[field.name] for field in fields(Record)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Refused(f"{path}: not a whole record ({type(error).__name__}: {error})") from None
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_constant)
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        if content.get("schema") != SCHEMA:
+            raise Refused(f"{path}: a record of schema {content.get('schema')}; this version reads {SCHEMA}")
+        found = Record(**{field.name: content[field.name] for field in fields(Record)})
+        _check(found)
+        return found
+    except KeyError as error:
+        raise Refused(f"{path}: not a whole record: it has no {error.args[0]}") from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise Refused(f"{path}: not a whole record ({error})") from None
+
+
+def _check(found: Record) -> None:
+    """Raises ValueError, naming the first field that is not what every reader of records relies on."""
+    for field in fields(Record):
+        kinds = KINDS.get(str(field.type), (Mapping,))
+        _of_kind(field.name, getattr(found, field.name), kinds)
+    for name, number in found.numbers.items():
+        _of_kind(f"numbers.{name}", number, (float, int, NoneType))
+    if "recipe" in found.settings:  # a latency study has none
+        for key, kind in TRAINED.items():
+            try:
+                held = value(vars(found), key)
+            except (KeyError, TypeError):
+                raise ValueError(f"no {key}") from None
+            _of_kind(key, held, kind if isinstance(kind, tuple) else (kind,))
+
+
+def _of_kind(name: str, held: object, kinds: tuple[type, ...]) -> None:
+    if not isinstance(held, kinds) or (isinstance(held, bool) and bool not in kinds):
+        raise ValueError(f"{name} is {str(held)[:40]!r}")
+
+
+def _constant(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def read_all(out: Path) -> tuple[list[Record], list[str]]:

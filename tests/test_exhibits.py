@@ -8,6 +8,7 @@ import subprocess
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
@@ -17,9 +18,10 @@ import pytest
 from conftest import ROOT
 
 from analysis import __main__ as command
-from analysis import latex, plots, report
+from analysis import latex, markdown, plots, report
 from analysis.exhibit import PRINTED, Exhibit, Figure, Inputs, Table, inputs, printed
 from analysis.write import write
+from engine.record import read
 
 EMPTY = Inputs(ROOT / "nowhere", [], [])
 NAMES = list(command.names())
@@ -105,7 +107,7 @@ def check_tables(made: Exhibit) -> None:
         assert {len(row) for row in table.rows} <= {len(table.columns)}, table.title
         assert all(isinstance(cell, str) for row in [table.columns, *table.rows] for cell in row), table.title
         assert set(table.right) <= set(range(len(table.columns)))
-        text = latex.tabular(table)
+        text = latex.tabular(table, "tab:x")
         assert text.isascii() or not re.search(r"[^\x00-\x7fÀ-ſ]", text), re.findall(r"[^\x00-\x7fÀ-ſ]", text)
     for figure in made.figures:
         ET.fromstring(figure.svg)
@@ -145,7 +147,7 @@ def test_an_exhibit_is_written_in_every_form_and_its_stale_files_go(tmp_path: Pa
 
 
 def test_latex_escapes_what_it_would_read() -> None:
-    text = latex.tabular(planted([]).tables[0])
+    text = latex.tabular(planted([]).tables[0], "tab:planted-1")
     assert r"50 \% \& more\_" in text and r"87.5 $\pm$ 0.3 \\" in text and "---" in text
     assert latex.escape("a_b^2 {x} \\ ~ #1 $") == (r"a\_b\textasciicircum{}2 \{x\} \textbackslash{} \textasciitilde{} "
                                                    r"\#1 \$")
@@ -161,6 +163,32 @@ def test_a_heat_map_puts_its_first_row_on_top_and_cells_on_their_numbers() -> No
         image = plots.heat(axes[0, 0], [[0.0, 1.0], [0.2, 0.3], [0.4, 0.5]], 0, 1, [1, 2], [1, 2, 3])
         assert image.get_extent() == [0.5, 2.5, 3.5, 0.5] and image.origin == "upper"
         assert (image.norm.vmin, image.norm.vmax) == (0, 1)
+
+
+def test_a_record_s_words_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
+    """Records may come from anyone: neither a figure's name nor a weights folder leaves the results folder."""
+    figure = Figure("figure3-../../../x\" onload=\"", "", "<svg/>")
+    assert re.fullmatch(r"[\w.-]+", figure.name) and Figure("../x", "", "").name == "--x"
+    results, outside = tmp_path / "results", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "best.safetensors").write_bytes(b"")
+    good = read(next((ROOT / "results" / "runs").rglob("*.json")))
+    given = Inputs(results, [], [])
+    for place in ("../outside", str(outside)):
+        assert given.weights(replace(good, weights=place)) is None
+    (results / "inside").mkdir(parents=True)
+    (results / "inside" / "best.safetensors").write_bytes(b"")
+    assert given.weights(replace(good, weights="inside")) == results / "inside" / "best.safetensors"
+    assert given.weights(replace(good, weights=None)) is None
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("parameters", "demo")])
+def test_the_committed_exhibit_is_what_the_records_give(name: str) -> None:
+    """Tables are compared as they are read, so that another machine's last digits do not count."""
+    made = import_module(f"analysis.exhibits.{name}").make(inputs(ROOT / "results"))
+    assert (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8") == markdown.page(made)
+    there = {path.stem for path in (ROOT / "results" / "figures").glob(f"{name}*.svg")}
+    assert there == {figure.name for figure in made.figures}
 
 
 # --- the report -----------------------------------------------------------------------------------------------------
@@ -209,6 +237,18 @@ def test_the_report_is_one_page_with_every_figure_and_nothing_from_elsewhere() -
     assert text == report.page({"table99": planted(figures), "table98": planted([])}, EMPTY)
 
 
+def test_what_a_record_says_is_text_in_the_report() -> None:
+    """HTML, Markdown pictures and links in a record's words load and run nothing."""
+    odd = 'x"><img src=q onerror=alert(1)> ![x](http://evil/a.png) [y](http://evil) <http://evil> \\1'
+    good = read(next((ROOT / "results" / "runs").rglob("*.json")))
+    table = Table(odd, [odd], [[odd]], ())
+    made = Exhibit(odd, [odd], [table], [Figure(f"figure3-{odd}", odd, drawn("x").svg)], None, [odd])
+    text = report.page({"table99": made}, Inputs(ROOT, [replace(good, device=odd, model=odd)], [odd]))
+    page = Page(text)
+    assert page.open == [] and page.wrong == [] and "<img" not in text
+    assert all(link.startswith(("#", "data:image/png")) or "arxiv" in link for _, link in page.links)
+
+
 def test_references_inside_a_figure_lead_to_its_own_parts() -> None:
     text = str(report.inline(drawn("one")))
     ids = set(re.findall(r' id="([^"]+)"', text))
@@ -241,7 +281,8 @@ def test_all_twice_is_the_same_byte_for_byte(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("words", "answer"), [
-    ("tabel2", "did you mean table2"), ("claims", "no such exhibit"), ("runs --results nowhere", "nowhere: no such"),
+    ("tabel2", "did you mean table2"), ("table9", "hyperparameters"),
+    ("claims", "no such exhibit"), ("runs --results nowhere", "nowhere: no such"),
     ("runs --colour", "--colour"), ("adapters", "PATH"), ("adapters nowhere", "nowhere")])
 def test_nonsense_is_refused(words: str, answer: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                              capfd: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +310,17 @@ def test_a_broken_record_and_one_of_another_schema_are_named(monkeypatch: pytest
     assert run(monkeypatch, "runs", "--results", str(tmp_path)) == 1
     said = capfd.readouterr()
     assert "half.json: not a whole record" in said.err and "old.json: a record of schema 0" in said.err
-    assert "1 runs in 1 cells" in said.out and len(inputs(tmp_path).broken) == 2
+    assert "1 run in 1 cell" in said.out and len(inputs(tmp_path).broken) == 2
+
+
+def test_a_folder_inside_a_results_folder_is_told_from_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                                          capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs" / "paper").mkdir(parents=True)
+    for folder in ("runs", "runs/paper"):
+        assert run(monkeypatch, "runs", "--results", str(tmp_path / folder)) == 2
+        assert f"say --results {tmp_path}" in capfd.readouterr().err
+    assert run(monkeypatch, "runs", "--results", str(tmp_path)) == 0
+    assert "nothing of ours is in them yet" in capfd.readouterr().out
 
 
 def test_a_full_disk_leaves_the_old_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,

@@ -180,3 +180,25 @@ def test_settings_are_left_as_they_were() -> None:
     before = copy.deepcopy(settings)
     identity(settings)
     assert settings == before and json.dumps(settings)
+
+
+@pytest.mark.parametrize(("field", "held"), [
+    ("digest", None), ("seed", "0"), ("seed", True), ("task", ["rte"]), ("value", "86.6"), ("weights", 7),
+    ("started", 7), ("settings", None), ("sources", None), ("numbers", {"accuracy": "86.6"}), ("outcome", {}), ("footprint", {}),
+    ("dirty", "no"), ("versions", [])])
+def test_a_field_of_another_kind_is_named(field: str, held: object, tmp_path: Path) -> None:
+    """One odd record must not cost the tables of all others."""
+    good = next((ROOT / "results" / "runs").rglob("*.json"))
+    content = json.loads(good.read_text(encoding="utf-8"))
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(content | {field: held}))
+    with pytest.raises(Refused, match=rf"odd.json: not a whole record.*{field}"):
+        record.read(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"schema": 1, "value": NaN}', '{"schema": 1}'])
+def test_what_is_no_record_is_refused_in_words(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(Refused, match="odd.json: not a whole record"):
+        record.read(path)

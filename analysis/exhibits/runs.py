@@ -6,10 +6,11 @@ import pandas as pd
 
 from analysis import frames
 from analysis.exhibit import Exhibit, Inputs, Table
+from analysis.markdown import many
 
 NEEDS = "a record of real data; python run.py task=rte method=lora model=minilm data_root=DIR makes one"
 NUMBERS = ["n", "median", "mean", "std", "min", "max", "last"]
-SHOWN = [*frames.SHOWN, *NUMBERS]
+SHOWN = [*(name for name in frames.SHOWN if name != "scale"), *NUMBERS]
 
 
 def make(inputs: Inputs) -> Exhibit:
@@ -22,8 +23,9 @@ def listed(title: str, inputs: Inputs, generated: bool, hint: str) -> Exhibit:
     there = inputs.runs[inputs.runs.data.str.startswith("synthetic") == generated]
     cells = frames.cells(there)
     rows = [[_word(value) for value in row] for row in cells[SHOWN].itertuples(index=False)]
-    tables = [Table(title, SHOWN, rows, range(len(frames.SHOWN), len(SHOWN)))] if rows else []
-    return Exhibit(title, [f"{len(there)} runs in {len(cells)} cells."], tables, [], cells, [] if rows else [hint])
+    tables = [Table(title, SHOWN, rows, range(len(SHOWN) - len(NUMBERS), len(SHOWN)))] if rows else []
+    says = f"{many(len(there), 'run')} in {many(len(cells), 'cell')}; the numbers are over the seeds of a cell."
+    return Exhibit(title, [says], tables, [], cells, [] if rows else [hint])
 
 
 def _word(value: object) -> str:
