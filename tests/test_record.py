@@ -184,7 +184,8 @@ def test_settings_are_left_as_they_were() -> None:
 
 @pytest.mark.parametrize(("field", "held"), [
     ("digest", None), ("seed", "0"), ("seed", True), ("task", ["rte"]), ("value", "86.6"), ("weights", 7),
-    ("started", 7), ("settings", None), ("sources", None), ("numbers", {"accuracy": "86.6"}), ("outcome", {}), ("footprint", {}),
+    ("started", 7), ("settings", None), ("sources", None), ("numbers", {"accuracy": "86.6"}), ("outcome", {}),
+    ("footprint", {}),
     ("dirty", "no"), ("versions", [])])
 def test_a_field_of_another_kind_is_named(field: str, held: object, tmp_path: Path) -> None:
     """One odd record must not cost the tables of all others."""
