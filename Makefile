@@ -18,7 +18,7 @@ demo-nlg: $(VENV)/.ready  ## LoRA on generated restaurants: trains, decodes and 
 test: $(VENV)/.ready  ## what has to hold before a change lands
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadscope
 
 slow: $(VENV)/.ready  ## the long checks
 	$(RUN) -m pytest -m slow

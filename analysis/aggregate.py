@@ -18,6 +18,7 @@ from analysis.protocol import Printed, deciding, fits, said
 AVERAGE = "glue_average"  # Table 2's last column
 
 AGGREGATES: dict[str, Callable[..., Any]] = {"median": np.median, "mean": np.mean}  # of each seed's best epoch
+ENOUGH = 3  # seeds from which on an interval says something; of two it is just from the one to the other
 EXACT = 5  # seeds up to which every resample is counted (5^5 = 3,125); beyond, scipy draws some
 
 
@@ -33,6 +34,13 @@ class Statistic:
     last: float | None  # the same aggregate of the last epoch; None where it was not judged then (texts)
     collapsed: int  # runs whose best epoch predicts one value for everything
     undefined: int  # runs without a value (the correlation of a constant): left out
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """What the verdict asks about: the interval; of fewer than three seeds, or where a run collapsed or has no
+        value, our value alone, as there one bad run would stretch the interval to anything."""
+        few = self.n < ENOUGH or self.collapsed or self.undefined
+        return (self.value, self.value) if few or self.low is None or self.high is None else (self.low, self.high)
 
 
 def statistic(cell: Cell, metric: str, how: str, factor: float) -> Statistic | None:
@@ -78,9 +86,10 @@ def band(printed: str, spread: str) -> float:
 
 
 def verdict(ours: Statistic, printed: str, spread: str) -> str:
-    """within: our interval (one seed: our value) meets the printed number and its band; else outside."""
+    """within: our interval, or our value where that says nothing, meets the printed number and its band; else
+    outside."""
     reach = band(printed, spread) + 1e-9  # 87.5 + 0.3 + 0.05 is not 87.85 in binary
-    low, high = (ours.value, ours.value) if ours.low is None or ours.high is None else (ours.low, ours.high)
+    low, high = ours.ends
     return "within" if low <= float(printed) + reach and high >= float(printed) - reach else "outside"
 
 

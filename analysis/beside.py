@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from analysis import frames
 from analysis.aggregate import AVERAGE, Entry, Statistic, compared, digits, stand_ins
+from analysis.commands import missing
 from analysis.exhibit import Exhibit, Inputs, Table
-from analysis.protocol import GPT3, SEEDS, Printed, audited, numbers, readings
+from analysis.protocol import GPT3, Printed, numbers
+from engine.record import Record
 
-RECIPES = Path(__file__).parents[1] / "conf" / "recipe"
 HEADS = {
     "mnli": "MNLI", "mnli-lm": "MNLI-m", "sst2": "SST-2", "mrpc": "MRPC", "cola": "CoLA", "qnli": "QNLI", "qqp": "QQP",
     "rte": "RTE", "rte-lm": "RTE", "stsb": "STS-B", AVERAGE: "Avg.", "wikisql": "WikiSQL", "samsum": "SAMSum",
@@ -53,9 +52,13 @@ def table(title: str, says: Sequence[str], layout: Layout, inputs: Inputs, stand
 LEGEND = """\
 *paper*: as printed, *quoted* if it took the number from earlier work. *ours*: the same aggregate of our runs, ± their
 standard deviation, and in brackets how many seeds. *difference*: ours minus the paper's; *within* if our 95 % bootstrap
-interval (of one seed: our value) meets the printed number ± its printed spread and half a unit of its last digit, else
-*outside*. *last epoch*: ours without choosing the best. What differs in model, data, start, decoding or hyperparameters
-stands in no row of the paper; seeds, precision, device and the official scripts' recipe are only said."""
+interval meets the printed number ± its printed spread and half a unit of its last digit, else *outside*; with fewer
+than three seeds, or where a run collapsed or has no value, our value alone has to, as there the interval says nothing.
+*last epoch*: ours without choosing the best. What differs in task, model, data, start, decoding or hyperparameters
+stands in no row of the paper; seeds, precision, device, weights from a folder and the official scripts' recipe are only
+said. In *protocol*, *recipe ours*: hyperparameters that we chose, not the paper's for that row; *setup*: the paper's
+other one, standard or restricted (†), than the row's; *no row has these settings*: the paper has the method at other
+ranks, sizes or matrices."""
 
 
 def _protocols(layout: Layout, entries: Sequence[Entry]) -> list[str]:
@@ -133,10 +136,18 @@ def _others(entries: Sequence[Entry]) -> Table:
         label = max((entry.protocol for entry in each), key=len)  # the validation loss asks for less than the texts
         if not each[0].verdict.startswith("not comparable"):
             label = f"also comparable, {each[0].verdict}: {label}"
-        rows.append([run.model, run.label, run.variant, count, HEADS.get(run.task, run.task), *shown, str(n), label])
+        rows.append([run.model, run.label, run.variant, count, task_of(run), *shown, str(n), label])
     heads = [HEADS.get(key, key.replace("_", " ")) for key in keys] if several else ["ours", "last epoch"]
     columns = ["model", "method", "settings", "trainable", "task", *heads, "n", "protocol"]
     return Table("Stand-ins and other protocols: not comparable", columns, rows, [3, *range(5, 6 + len(heads))])
+
+
+def task_of(run: Record) -> str:
+    """What was learnt and scored: E2E (validation), 8,000 examples."""
+    limit, scored = (run.settings["task"].get(key) for key in ("limit", "scored"))
+    words = [HEADS.get(run.task, run.task) + (f" ({str(scored).replace('_', ' ')})" if scored else "")]
+    words += ["part of the data"] * ("subset" in run.data) + ([f"{limit:,} examples"] if limit else [])
+    return ", ".join(words)
 
 
 def _long(kind: str, entry: Entry, layout: Layout) -> dict[str, object]:
@@ -154,42 +165,3 @@ def _long(kind: str, entry: Entry, layout: Layout) -> dict[str, object]:
         **{key: ours[key] for key in ("n", "spread", "low", "high", "last", "collapsed", "undefined")},
         "difference": entry.difference if there else None, "verdict": entry.verdict, "protocol": entry.protocol,
         "records": cell.digests if cell else "", "note": number.note if there else ""}
-
-
-def missing(entries: Sequence[Entry]) -> list[str]:
-    """The printed rows that are not run, with the command; those of earlier work say so instead, GPT-3's nothing."""
-    found: dict[str, tuple[list[str], list[str], list[str]]] = {}
-    for entry in entries:
-        number = entry.number
-        if entry.ours or number.task == AVERAGE or number.source == "prior_work" or number.model == GPT3:
-            continue
-        for all_of_them, one in zip(found.setdefault(_command(entry), ([], [], [])), (
-                f"{number.label} {number.params}".strip(), number.task, _rank(number)), strict=True):
-            all_of_them += [one] * (one not in all_of_them)
-    lines = [f"{', '.join(rows)}: `{command.replace('TASKS', ','.join(tasks)).replace('RANKS', ','.join(ranks))}`"
-             for command, (rows, tasks, ranks) in found.items()]
-    quoted = dict.fromkeys(f"{e.number.label} {e.number.params}".strip() for e in entries
-                           if e.number.source == "prior_work" and e.number.model != GPT3 and not e.ours)
-    return [*lines, *([f"quoted from earlier work, without hyperparameters: {', '.join(quoted)}"] * bool(quoted))]
-
-
-def _command(entry: Entry) -> str:
-    """What would run a printed number, TASKS and RANKS to be filled in; where our runs lack the metric alone, what
-    would score them again."""
-    number, name = entry.number, entry.number.method.lower().replace("+", "-")
-    there = {path.stem for path in (RECIPES / number.model).glob("*.yaml")}
-    sizes = [f"{name}-r{reading['r']}" for reading in readings(number) if "r" in reading]
-    special = next((each for each in (*sizes, f"{name}-{number.setup}") if each in there), None)
-    recipe = f"{number.model}/{special}" if special else "" if name in there else f"text/{name}"
-    seeds = ",".join(map(str, range(SEEDS.get(number.table, 3))))
-    words = ["python run.py -m task=TASKS", f"seed={seeds}", f"method={name}", f"model={number.model}",
-             *([f"recipe={recipe}"] if recipe else []), *(["r=RANKS"] if _rank(number) else []),
-             *(["runtime.force=true runtime.train=false"] if entry.cell else [])]
-    return " ".join(words)
-
-
-def _rank(number: Printed) -> str:
-    """Where no recipe has the row's: Table 18's rank, or the bottleneck that gives the printed size."""
-    if number.variant.startswith("size="):
-        return (re.findall(r";r=(\d+)", audited(number)) or [""])[0]
-    return str(readings(number)[0]["ranks"]["q"]) if number.table == "18" else ""

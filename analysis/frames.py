@@ -99,7 +99,8 @@ def _cell(record: Record) -> str:
 def data_of(record: Record) -> str:
     """Where the data came from, and how many examples where these are not all."""
     settings = record.settings
-    some = settings["scale"].get("train") if record.data == "synthetic" else settings["task"].get("limit")
+    sizes = [size for size in (settings["task"].get("limit"), settings["scale"].get("train")) if size is not None]
+    some = min(sizes, default=None)
     return record.data + (f", {some} examples" if some else "")
 
 

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from analysis import matrices
 from analysis.exhibit import Inputs
 from engine.contract import Refused
 from engine.record import Record, plain
-from lora.files import Adapter, Update, read
+from lora.files import Update, read
 
 Site = tuple[int, str]  # layer, from 1, and the paper's name of the matrix
 MAKE = ("python run.py -m task=cola method=lora model=minilm init_from=none r=4,8,64 seed=0,1 data_root=DIR makes such "
@@ -38,15 +39,17 @@ class Group:
 
 
 def groups(inputs: Inputs) -> list[Group]:
-    """All groups, by name. Runs that differ in how their texts were decoded are one run: its weights are the same."""
+    """All groups, by name. Runs that differ in how their texts were decoded are one run: its weights are the same. Of
+    two records of one run the later start counts."""
     found: dict[tuple[str, str, str], dict[tuple[str, int], Record]] = {}
-    for record in _lora(inputs):
+    for record in sorted(_lora(inputs), key=lambda run: (run.started, run.digest)):
         if inputs.weights(record) is not None:
             rest = {key: value for key, value in record.settings.items() if key not in ("r", "seed", "decode")}
             rest["method"] = {key: value for key, value in rest["method"].items() if key != "r"}
-            said = json.dumps([plain(rest), record.data_sha256, record.model_revision], sort_keys=True)
+            start = [record.init_from] if record.settings.get("init_from") == "file" else []
+            said = json.dumps([plain(rest), record.data_sha256, record.model_revision, *start], sort_keys=True)
             key = record.task, record.model, hashlib.sha256(said.encode()).hexdigest()
-            found.setdefault(key, {}).setdefault((json.dumps(record.settings["r"]), record.seed), record)
+            found.setdefault(key, {})[json.dumps(record.settings["r"]), record.seed] = record
     out: list[Group] = []
     numbers: Counter[str] = Counter()
     for (task, model, _), runs in sorted(found.items(), key=lambda item: item[0]):
@@ -124,20 +127,9 @@ def updates(inputs: Inputs, record: Record) -> dict[Site, Update]:
     if path is None:
         raise Refused(f"{record.digest} has no weights beside its record")
     adapter = read(path)
-    finite(adapter)
-    return {(update.layer, word(update)): update for update in adapter.updates}
-
-
-def finite(adapter: Adapter) -> None:
-    """Raises Refused where A or B has a number that is not finite."""
-    for update in adapter.updates:
-        if not (update.A.isfinite().all() and update.B.isfinite().all()):
-            raise Refused(f"{adapter.name}: A or B of {update.module} ({update.target}) is not finite: a diverged run")
-
-
-def word(update: Update) -> str:
-    """The paper's name of the matrix; several of a layer are called ff, so these say which."""
-    return f"ff {'.'.join(update.module.split('.')[-2:])}" if update.target == "ff" else update.target
+    matrices.finite(adapter)
+    names = matrices.names(adapter.updates)
+    return {(update.layer, name): update for update, name in zip(adapter.updates, names, strict=True)}
 
 
 def shown(places: Collection[Site]) -> list[str]:
@@ -176,8 +168,19 @@ def told(records: Sequence[Record]) -> str:
     kind = re.sub(r"^r=\S+ ", "", first.variant)
     runs = "; ".join(f"r={record.settings['r']} seed {record.seed} ({record.digest})" for record in records)
     start = "" if first.init_from is None else (
-        f" They started from trained weights (init_from={first.settings['init_from']}) and share what these share.")
+        f" They started from trained weights (init_from={first.settings['init_from']})" + (
+            " and share what these share." if len({record.init_from for record in records}) == 1
+            else ", not all from the same."))
     return f"Task {first.task} ({data}), model {first.model}, LoRA {kind}, best epoch: {runs}.{start} {STAND_IN}"
+
+
+def other_ranks(records: Sequence[Record], paper: Sequence[int]) -> str:
+    """A sentence for a caption, a blank before it, where the runs' ranks are not all of the paper's."""
+    ranks = sorted({record.settings["r"] for record in records})
+    if ranks == sorted(paper):
+        return ""
+    said = f"{', '.join(map(str, paper[:-1]))} and {paper[-1]}"
+    return f" The paper's ranks are {said}; there {'is' if len(ranks) == 1 else 'are'} {', '.join(map(str, ranks))}."
 
 
 def _lora(inputs: Inputs) -> list[Record]:

@@ -12,12 +12,14 @@ from functools import cache
 from typing import Any
 
 from analysis.claims import notations
+from analysis.declared import departures
 from analysis.exhibit import printed
 from analysis.frames import Cell, setting
 from engine.record import Record
 
 GPT3 = "gpt3-175b"
 LIST = ("r", "targets", "l_p", "l_i", "drop", "top")  # the methods' own settings that a printed row names
+ELSEWHERE = (*LIST, "init_from", "precision")  # typed, they have a word of their own in the label
 SEEDS = {"2": 5, "3": 3, "13": 3, "14": 3}  # of a cell, where the paper says how many
 MEAN = ("3", "13", "14", "18")  # tables of means; of the others we take medians
 FRACTIONS = (("dart", "meteor"), ("dart", "ter"), ("webnlg", "meteor"), ("webnlg", "ter"))  # ours from 0 to 1
@@ -154,15 +156,13 @@ def deciding(number: Printed, cell: Cell) -> list[str]:
     wanted = int(number.examples or 0) if number.examples != "392000" else 0  # all of them
     if (task.get("limit") or 0) != wanted:
         found.append(f"{task['limit']:,} examples" if task.get("limit") else "all examples")
-    if "subset" in first.data:
-        found.append("part of the data")
+    found += ["part of the data"] * ("subset" in first.data) + departures(first)
     start = settings.get("init_from", "none")
     if start != number.start:
         found.append({"none": "no MNLI start", "mnli": "MNLI start"}.get(start, "started from a file"))
-    if number.metric != "val_loss":
-        found += _searched(number, settings)
+    found += _searched(number, settings) if number.metric != "val_loss" else []
     found += [f"{key}={setting(first, key)}" for key, source in sorted(first.sources.items())
-              if source.startswith(("command line", "not in the paper")) and key not in (*LIST, "init_from")
+              if source.startswith(("command line", "not in the paper")) and key not in ELSEWHERE
               and not (number.metric == "val_loss" and key.startswith("decode."))]
     if number.setup in ("standard", "dagger") and recipe.get("setup") != number.setup:
         found.append(f"setup {recipe.get('setup')}")

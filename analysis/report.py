@@ -79,18 +79,19 @@ def verdicts(exhibits: Mapping[str, Exhibit]) -> Table:
 
 
 def deviations(exhibits: Mapping[str, Exhibit]) -> Table:
-    """In what our numbers differ from the paper's protocol: each difference, how many numbers have it, and where."""
-    found: dict[str, dict[str, int]] = {}
+    """In what our numbers differ from the paper's protocol, those differences first that keep a number from standing
+    beside a printed one: how many of our numbers have each, and where."""
+    found: dict[tuple[bool, str], Counter[str]] = {}
     for name, each in exhibits.items():
-        if each.data is None or not {"ours", "protocol"} <= set(each.data):
+        if each.data is None or not {"ours", "protocol", "verdict"} <= set(each.data):
             continue
-        for protocol in each.data[each.data.ours.notna()].protocol:
-            for difference in filter(None, protocol.split("; ")):
-                found.setdefault(difference, {}).setdefault(name, 0)
-                found[difference][name] += 1
-    rows = [(difference, str(sum(places.values())), ", ".join(places)) for difference, places in found.items()]
-    return Table("Differences from the paper's protocol", ("difference", "numbers", "in"),
-                 sorted(rows, key=lambda row: (-int(row[1]), row[0])), (1,))
+        for row in each.data[each.data.ours.notna()].itertuples():
+            apart = str(row.verdict).partition("not comparable: ")[2].split("; ")
+            for difference in filter(None, str(row.protocol).split("; ")):
+                found.setdefault((difference not in apart, difference), Counter())[name] += 1
+    rows = [(difference, "no" if said else "yes", str(places.total()), ", ".join(places))
+            for (said, difference), places in sorted(found.items(), key=lambda e: (e[0][0], -e[1].total(), e[0][1]))]
+    return Table("Differences from the paper's protocol", ("difference", "sets apart", "numbers", "in"), rows, (2,))
 
 
 def environment(records: list[Record]) -> Table:

@@ -113,8 +113,8 @@ def numbered(layers: Sequence[int]) -> str:
 
 
 def ticks(n: int) -> list[int]:
-    """At most four numbers from 1 to n, the first always: most of a figure's time goes into its ticks."""
-    return list(range(1, n + 1, max(math.ceil(n / 4), 1)))
+    """At most four numbers from 1 to n, both ends among them: most of a figure's time goes into its ticks."""
+    return sorted({round(1 + (n - 1) * part / 3) for part in range(4)})
 
 
 def delta(target: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 
-from analysis import pairs, plots, similarity, subspace
+from analysis import matrices, plots, similarity, subspace
 from analysis.exhibit import Table
 from analysis.subspace import SVD
 from lora.files import Update
@@ -48,9 +48,9 @@ def decomposed(updates: Sequence[Update]) -> list[SVD]:
 
 
 def spectra(updates: Sequence[Update]) -> list[Spectrum]:
-    """The spectrum of every update, in their order."""
-    return [Spectrum(update.layer, pairs.word(update), svd.S)
-            for update, svd in zip(updates, decomposed(updates), strict=True)]
+    """The spectrum of every update of an adapter, in their order."""
+    return [Spectrum(update.layer, name, svd.S)
+            for update, name, svd in zip(updates, matrices.names(updates), decomposed(updates), strict=True)]
 
 
 def table(title: str, found: Sequence[Spectrum]) -> Table:

@@ -25,11 +25,16 @@ class Refused(Exception):
     """A request that cannot be served: what is wrong and what to type instead, in at most two lines."""
 
 
+BITS = 1000  # a whole number of more is above what float64 holds, or near
+
+
 def number(name: str, value: object, low: float, high: float = math.inf, whole: bool = False, open_low: bool = False,
            none: bool = False) -> None:
     """Refuse a setting that is not a (whole) number in [low, high], or ]low, high] with open_low."""
     if none and value is None:
         return
+    if isinstance(value, int) and abs(value).bit_length() > BITS:
+        raise Refused(f"{name}: a number of more than 300 digits; give a smaller one")
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
     if numeric and isinstance(value, int if whole else (int, float)) and math.isfinite(value) and (
             low < value if open_low else low <= value) and value <= high:

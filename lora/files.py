@@ -41,6 +41,9 @@ def read(path: Path, alpha: float | None = None) -> Adapter:
         raise Refused(f"{path}: no such file or folder")
     if path.name in (peft_files.CONFIG, peft_files.TENSORS):
         return peft_files.read(path.parent)
+    if path.suffix == ".json":
+        raise Refused(f"{path}: a JSON, no weights; give the folder with {OURS[0]}"
+                      + (f": {path.with_suffix('')}" if path.with_suffix("").is_dir() else " if the run kept one"))
     return _read_ours(path, alpha) if path.suffix == ".safetensors" else loralib_files.read(path, alpha)
 
 

@@ -6,13 +6,15 @@ B stacked. n = 2 of q, k, v is q and v, the official setting.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 
 from engine.contract import Refused
-from lora.update import Adapter, Place, Update, adapter, last, parent, roles, scaled, update
+from lora.update import Adapter, Place, Update, adapter, last, parent, plain, roles, scaled, update
 
 WRAPPERS = ("model_state_dict", "state_dict", "model")  # under which a checkpoint keeps its tensors
 ENABLED = {2: ("q", "v"), 3: ("q", "k", "v")}
@@ -28,7 +30,9 @@ def read(path: Path, alpha: float | None) -> Adapter:
         A, B = (tensors.pop(f"{module}.lora_{factor}", None) for factor in "AB")
         if A is None or B is None:
             raise Refused(f"{path}: {module}.lora_{'A' if A is None else 'B'} is missing; A and B belong together")
+        plain(f"{path}: {module}", A, B)
         updates += _updates(path, module, A, B, alpha)
+        _linear(path, module, A, B, tensors)
     return adapter(path, path.stem, "loralib", updates, tensors, {})
 
 
@@ -36,8 +40,10 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file can make the unpickler raise anything
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise Refused(f"{path}: not a file of tensors that can be read safely ({said[0][:160]})") from None
+        # torch's own words advise weights_only=False, which runs whatever the file says
+        named = re.search(r"(?:GLOBAL|class|global) ([\w.]+)", str(error))
+        why = f"; it holds a {named[1]}" if named else ""
+        raise Refused(f"{path}: not a file that torch saved with nothing but tensors in it{why}") from None
     while isinstance(held, dict) and len(held) == 1 and next(iter(held)) in WRAPPERS:
         held = next(iter(held.values()))
     if not isinstance(held, dict):
@@ -46,6 +52,17 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     if odd:
         raise Refused(f"{path}: '{odd[0]}' is not a tensor with a name; save the model's state dict alone")
     return {name: tensor.detach() for name, tensor in held.items()}
+
+
+def _linear(path: Path, module: str, A: torch.Tensor, B: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises Refused on what is, or may be, a convolution: with a kernel k wide loralib's A is (r k, d_in k) and its B
+    (d_out k, r k), so they look like a linear layer's of rank r k."""
+    weight = tensors.get(f"{module}.weight")
+    if f"{module}.conv.weight" in tensors or (weight is not None and weight.dim() > 2):
+        raise Refused(f"{path}: {module} is a convolution; LoRA is read on linear layers only")
+    if weight is None and not roles(module) and math.gcd(*A.shape, *B.shape) > 1:
+        raise Refused(f"{path}: {module}: a linear layer's A and B or, of a smaller r, a convolution's?\n"
+                      "its weight would say: save the model's whole state dict")
 
 
 def _updates(path: Path, module: str, A: torch.Tensor, B: torch.Tensor, alpha: float | None) -> Iterator[Update]:

@@ -18,6 +18,7 @@ from engine.backbone import Role
 from engine.contract import Refused, number
 
 ROLES = Path(__file__).resolve().parents[1] / "conf" / "model" / "roles"
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ORDER = ("q", "k", "v", "o", "ff")
 
 
@@ -87,27 +88,48 @@ def scaled(alpha: float | None, r: int) -> float | None:
     return None if alpha is None else alpha / r
 
 
+def plain(where: str, A: torch.Tensor, B: torch.Tensor) -> None:
+    """Raises Refused unless A and B are plain tensors in a precision that linear algebra takes. Before their shapes are
+    asked for, which a nested tensor has not."""
+    for name, tensor in (("A", A), ("B", B)):
+        if _odd(tensor) or tensor.dtype not in DTYPES:
+            raise Refused(f"{where}: {name} is {_odd(tensor) or tensor.dtype}; A and B must be plain tensors of "
+                          "floating point with 16, 32 or 64 bits")
+
+
+def _odd(tensor: torch.Tensor) -> str:
+    """What keeps a tensor from being plain numbers one by one; "": nothing."""
+    if tensor.is_nested or tensor.is_meta:
+        return "nested" if tensor.is_nested else "on the meta device, without its numbers"
+    return "" if tensor.layout == torch.strided else str(tensor.layout)
+
+
 def update(path: Path, module: str, place: Place, A: torch.Tensor, B: torch.Tensor) -> Update:
     """An update, checked: A (r, d_in) and B (stop - start, r) are matrices of the rank that the file says. Raises
     Refused."""
     where = f"{path}: {module} ({place.target})"
+    plain(where, A, B)
     shapes = f"A {tuple(A.shape)}, B {tuple(B.shape)}"
     if A.ndim != 2 or B.ndim != 2 or not A.numel() or not B.numel():
         raise Refused(f"{where}: {shapes}: not two matrices (r, d_in) and (d_out, r)")
     if not A.shape[0] == B.shape[1] == place.r:
         raise Refused(f"{where}: {shapes}: their ranks disagree, or r={place.r} is said beside them")
-    if not (A.is_floating_point() and B.is_floating_point()):
-        raise Refused(f"{where}: {A.dtype}, {B.dtype}: A and B must be floating point")
     if place.start < 0 or place.stop - place.start != B.shape[0]:
         raise Refused(f"{where}: {shapes}: B is not of the outputs [{place.start}, {place.stop})")
-    number_of = next((int(part) for part in module.split(".") if part.isdecimal()), -1)
-    return Update(module, number_of + 1, place.target, A, B, place.scale, place.start, place.stop)
+    layer = next((part for part in module.split(".") if part.isdecimal()), "")
+    if len(layer) > 9:
+        raise Refused(f"{path}: a module's name has a layer's number of {len(layer)} digits")
+    return Update(module, int(layer or -1) + 1, place.target, A, B, place.scale, place.start, place.stop)
 
 
 def adapter(path: Path, name: str, form: str, updates: Iterable[Update], rest: Mapping[str, torch.Tensor],
             about: Mapping[str, Any]) -> Adapter:
-    """An adapter with its updates in order. Raises Refused when there is none, or two change the same outputs."""
+    """An adapter with its updates in order. Raises Refused when there is none, or two change the same outputs, or a
+    tensor of the rest is not plain."""
     found = list(updates)
+    for key, tensor in rest.items():
+        if _odd(tensor):
+            raise Refused(f"{path}: {key} is {_odd(tensor)}, not a plain tensor")
     if not found:
         method = about.get("method")
         named = method.get("label", method.get("name")) if isinstance(method, Mapping) else None

@@ -5,7 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"   # before anything of Hugging Face's is imported
 os.environ["HF_EVALUATE_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import gzip

@@ -107,6 +107,27 @@ def test_the_verdict(ours: Statistic, said: str) -> None:
     assert verdict(ours, "87.5", "0.3") == said
 
 
+@pytest.mark.parametrize(("value", "n", "collapsed", "undefined", "said"), [
+    (45.5, 2, 0, 0, "outside"), (86.0, 2, 0, 0, "within"), (80.0, 3, 0, 0, "within"), (80.0, 3, 1, 0, "outside"),
+    (80.0, 3, 0, 1, "outside"), (86.6, 5, 1, 0, "within"),
+])
+def test_an_interval_that_says_nothing_gives_no_verdict(value: float, n: int, collapsed: int, undefined: int,
+                                                        said: str) -> None:
+    """Of two seeds it is from the one to the other, and a collapsed run stretches it to anything: 86.6 ± 0.7."""
+    assert verdict(Statistic(value, n, 20.0, 1.0, 90.0, None, collapsed, undefined), "86.6", "0.7") == said
+
+
+def test_one_of_two_runs_gone_wrong_is_outside() -> None:
+    row = printed_row(make("table2", glue("rte", 1.0), glue("rte", 90.0, 1)), row="RoB_base (LoRA) 0.3M", task="rte")
+    assert row.ours == 45.5 and row.verdict == "outside" and (row.low, row.high) == (1.0, 90.0)
+
+
+def test_table_18_has_means() -> None:
+    """Three seeds, as the median of two is their mean."""
+    runs = [text({"val_loss": value}, seed) for seed, value in enumerate((1.0, 1.1, 1.5))]
+    assert printed_row(make("table18", *runs), row="r=4", metric="val_loss").ours == pytest.approx(1.2)
+
+
 def test_columns_without_a_spread_have_the_captions() -> None:
     """Table 13 prints none for METEOR and TER, but says that they vary by less than 0.01."""
     row = {"model": "gpt2-medium", "method": "LoRA", "metric": "meteor"}

@@ -33,6 +33,15 @@ def test_a_cell_is_its_settings_without_the_seed(record: Record) -> None:
     assert "cls_dropout=None" in frames.runs([nulled]).changed[0]
 
 
+@pytest.mark.parametrize(("limit", "train", "said"), [
+    (None, None, "synthetic"), (100, None, "synthetic, 100 examples"), (None, 7, "synthetic, 7 examples"),
+    (100, 7, "synthetic, 7 examples"), (5, 7, "synthetic, 5 examples")])
+def test_the_data_say_how_many_were_trained_on(record: Record, limit: int | None, train: int | None, said: str) -> None:
+    """The fewer of the task's limit and of what is generated."""
+    settings = {**record.settings, "task": {**record.settings["task"], "limit": limit}, "scale": {"train": train}}
+    assert frames.data_of(replace(record, settings=settings)) == said
+
+
 def test_a_run_records_halves_in_its_curve_alone(record: Record) -> None:
     halves = {"accuracy_half1", "accuracy_half2"}
     assert halves <= record.outcome["curve"][0].keys()
@@ -48,7 +57,7 @@ def test_the_table_of_a_results_folder(record: Record, tmp_path: Path, monkeypat
     monkeypatch.setattr("sys.argv", ["analysis", "runs", "demo", "--results", str(out)])
     assert main() == 1   # one record could not be read, and it says which
     said = capfd.readouterr()
-    assert "broken.json" in said.err and "1 runs in 1 cells" in said.out and f"{record.value:.2f}" in said.out
+    assert "broken.json" in said.err and "1 run in 1 cell;" in said.out and f"{record.value:.2f}" in said.out
     assert "0 runs in 0 cells" in said.out   # generated text is in demo alone
     first = (out / "tables" / "demo.md").read_bytes()
     main()

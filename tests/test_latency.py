@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 import statistics
 from dataclasses import replace
 from functools import cache
@@ -392,13 +393,14 @@ def test_table_1_has_the_papers_numbers_as_printed() -> None:
     told = pd.read_csv(ROOT / "results" / "paper" / "table1_latency.csv", dtype=str)
     table, _ = made()
     for each in table.tables:
-        batch, length = (word.rpartition(" ")[2] for word in each.title.split(", ")[:2])
+        batch, length = re.findall(r"\d+", each.title)[:2]
         column = told[(told.batch_size == batch) & (told.seq_len == length)]
         shown = [cell.replace(",", "") for row in each.rows for cell in row]
         for row in column.itertuples():
             word = f"{row.value} ± {row.std}" if row.metric == "forward_latency" else f"+{row.value}"
             assert word in shown, word
-        assert column.trainable_params.dropna().unique().item() in each.title
+        size, = column.trainable_params.dropna().unique()
+        assert each.title.endswith(f"the paper's adapters have {size}")
 
 
 def test_table_1_puts_ours_beside_it() -> None:
@@ -425,6 +427,10 @@ def test_table_1_puts_ours_beside_it() -> None:
     assert "include 0): Adapter-L r=10, Adapter-L r=100" in made(near)[0].says[-1]
     assert "as the paper" in table1.whose(planted(device="Quadro RTX 8000"))
     assert "other trials" in table1.whose(planted(device="Quadro RTX 8000", trials=10))
+    assert ", fp32, " in table1.whose(record) and ", bf16, " in table1.whose(planted(precision="bf16"))
+    coarse = replace(record, settings={**record.settings, "machine": {
+        **record.settings["machine"], "float32_matmul": "high"}})
+    assert "fp32 but for matrix products (torch's high)" in table1.whose(coarse)
 
 
 def test_a_cell_out_of_memory_says_so() -> None:
@@ -435,6 +441,48 @@ def test_a_cell_out_of_memory_says_so() -> None:
     assert len(table.missing) == 2
     assert "batch 32, length 512: out of memory on Some CPU" in table.missing[0]
     assert "102 of the 108" in figure.missing[0]
+
+
+def test_a_study_without_adapters_leaves_them_missing() -> None:
+    record = planted(table1=[])
+    rows = [row for row in record.outcome["measurements"] if not row["method"].startswith("adapter")]
+    record = replace(record, outcome={**record.outcome, "measurements": rows})
+    table, figure = made(record)
+    assert len(table.missing) == 3 and all("GPT-2 medium at batch" in each for each in table.missing)
+    assert figure.figures[0].caption.endswith("No adapter was timed at the figure's bottlenecks.")
+    assert all("lora" not in each.figures[0].caption.lower() for each in (made(planted())[1], figure))
+    assert len(made(planted(table1=[]))[0].missing) == 3   # Figure 5's bottlenecks are not the column's
+    one = replace(record, outcome={**record.outcome, "measurements": [row for row in rows if row["method"] == "none"]})
+    assert made(one)[0].says[-1].endswith("no method timed.")
+
+
+FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no rows": ({"measurements": []}, {}, "measurements"), "a word": ({"measurements": "x"}, {}, "measurements"),
+    "rows of words": ({"measurements": ["x"]}, {}, "measurements"), "no missing": ({"missing": None}, {}, "missing"),
+    "missing of words": ({"missing": [{"batch": 1}]}, {}, "missing"), "no machine": ({}, {"machine": None}, "machine"),
+    "half a machine": ({}, {"machine": {"torch": "2"}}, "machine"), "no grid": ({}, {"task": {}}, "grid"),
+    "no columns": ({}, {"task": settings()["task"] | {"table1": [{"batch": 1}]}}, "grid"),
+    "another grid": ({}, {"task": settings()["task"] | {"batches": [7]}}, "not on its grid")}
+
+
+@pytest.mark.parametrize(("outcome", "told", "says"), FAULTS.values(), ids=FAULTS)
+def test_a_study_that_is_not_whole_is_left_out_and_named(outcome: dict[str, Any], told: dict[str, Any],
+                                                         says: str) -> None:
+    good = planted(batches=[1], lengths=[128], ranks=[10])
+    bad = replace(good, digest="bad", outcome={**good.outcome, **outcome}, settings={**good.settings, **told})
+    for exhibit, alone in zip(made(good, bad), made(good), strict=True):
+        assert exhibit.missing[0].startswith("latency study bad is left out: ") and says in exhibit.missing[0]
+        assert replace(exhibit, data=None, missing=exhibit.missing[1:]) == replace(alone, data=None)
+
+
+@pytest.mark.parametrize(("key", "value"), [("slowdown", None), ("slowdown_low", None), ("median", "x"),
+                                            ("r", True), ("mean", float("nan")), ("method", ...)])
+def test_a_study_with_a_row_that_is_not_whole_is_left_out(key: str, value: Any) -> None:
+    good = planted(batches=[1], lengths=[128], ranks=[10])
+    first, *others = good.outcome["measurements"]
+    odd = {name: each for name, each in first.items() if name != key} | ({} if value is ... else {key: value})
+    for exhibit in made(replace(good, outcome={**good.outcome, "measurements": [odd, *others]})):
+        assert not exhibit.figures and "latency study abc is left out: a measurement" in exhibit.missing[0]
 
 
 def test_figure_5_draws_each_study_and_what_there_is(tmp_path: Path) -> None:
@@ -454,6 +502,15 @@ def test_figure_5_draws_each_study_and_what_there_is(tmp_path: Path) -> None:
     assert set(figure.data.r) == {0, *figure5.RANKS}   # Table 1's bottlenecks are no part of the figure
     _, again = made(part, replace(part, digest="def"))
     assert len({each.name for each in again.figures}) == 2   # the same model and device twice
+
+
+def test_figure_5_brackets_what_may_be_noise() -> None:
+    one = planted(batches=[1], lengths=[128], ranks=[10])
+    rows = [{**row, "slowdown": 5.0, "slowdown_low": -1.0 if row["method"] == "adapter-l" else 1.0}
+            if row["r"] == 10 else row for row in one.outcome["measurements"]]
+    _, figure = made(replace(one, outcome={**one.outcome, "measurements": rows}))
+    assert figure.figures[0].svg.count(">(5.0)<") == 1 and figure.figures[0].svg.count(">5.0<") == 1
+    assert ">(0)<" not in figure.figures[0].svg
 
 
 def test_the_exhibits_are_the_same_byte_for_byte(tmp_path: Path) -> None:

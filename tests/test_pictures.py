@@ -14,16 +14,16 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, Cli, ran
 from safetensors.torch import save_file
 
-from analysis import adapters, base, exhibit, markdown, pairs
+from analysis import adapters, base, exhibit, markdown, matrices, pairs, similarity, spectra
 from analysis.exhibit import Exhibit, Inputs, printed
 from analysis.write import write
 from engine import hub, record, weights
 from engine.contract import Refused
 from engine.record import Record
-from lora.files import Update, read, write_peft
+from lora.files import Adapter, Update, read, write_peft
 
 D, L = 96, 6
 EXHIBITS = ("figure3", "figure4", "figure6", "figure7", "figure8", "table7", "amplification", "spectrum")
@@ -332,6 +332,35 @@ def test_runs_that_differ_in_more_than_rank_and_seed_are_no_pair(tmp_path: Path,
                                                                              "figure3-cola-minilm-2"]
 
 
+def test_runs_from_different_files_are_no_pair(tmp_path: Path, model: Path, undrawn: None) -> None:
+    """Of init_from=mnli the runs are the same, whichever was the best then; that they share it is not said."""
+    for r, seed in ((8, 0), (64, 0), (64, 1)):
+        run(tmp_path, model, r, seed, planted(seed))
+    known = exhibit.inputs(tmp_path).records
+
+    def started(word: str, *parents: str) -> Inputs:
+        return Inputs(tmp_path, [replace(one, init_from=parent, settings={**one.settings, "init_from": word})
+                                 for one, parent in zip(known, parents, strict=True)], [])
+
+    assert [len(group.records) for group in pairs.groups(started("file", "a", "b", "c"))] == [1, 1, 1]
+    for name in ("figure3", "figure4"):
+        assert not import_module(f"analysis.exhibits.{name}").make(started("file", "a", "b", "c")).figures
+    one, = pairs.groups(started("file", "a", "a", "a"))
+    assert "and share what these share." in pairs.told(one.records)
+    other, = pairs.groups(started("mnli", "a", "b", "b"))
+    assert len(other.records) == 3 and "share what" not in pairs.told(other.records)
+    assert "(init_from=mnli), not all from the same." in pairs.told(other.records)
+
+
+def test_of_two_records_of_one_run_the_later_counts(tmp_path: Path, model: Path) -> None:
+    run(tmp_path, model, 8, 0, planted(0))
+    one, = exhibit.inputs(tmp_path).records
+    for order in (1, -1):
+        both = [replace(one, digest="old", started="2026-01-01"), replace(one, digest="new", started="2026-01-02")]
+        group, = pairs.groups(Inputs(tmp_path, both[::order], []))
+        assert [record.digest for record in group.records] == ["new"]
+
+
 def test_other_ranks_stand_in_and_are_called_so(tmp_path: Path, model: Path, undrawn: None) -> None:
     for r, seed in ((2, 1), (4, 1), (16, 1), (16, 2), (4, 0)):
         run(tmp_path, model, r, seed, planted(seed))
@@ -359,9 +388,31 @@ def test_an_untrained_adapter_has_norm_zero_and_no_directions(tmp_path: Path, mo
     assert (frame(make("spectrum", tmp_path / "results")).norm == 0).all()
 
 
+def test_at_one_rank_that_is_not_the_papers_the_pictures_say_so(tmp_path: Path, model: Path, undrawn: None,
+                                                                made: Callable[[str], Exhibit]) -> None:
+    run(tmp_path, model, 8, 0, planted(0))
+    assert "The paper's ranks are 4 and 64; there is 8." in make("table7", tmp_path).says[1]
+    assert "The paper's ranks are 4, 8 and 64; there is 8." in make("figure8", tmp_path).figures[0].caption
+    assert "The paper's ranks" not in made("table7").says[1] + made("figure8").figures[0].caption
+
+
 def test_a_diverged_run_is_named(tmp_path: Path, model: Path) -> None:
     run(tmp_path, model, 8, 0, lambda r, layer, target: (torch.full((r, D), math.nan), torch.zeros(D, r)))
     assert "not finite" in make("spectrum", tmp_path).missing[0]
+
+
+def test_a_norm_beyond_float64_is_refused_and_zero_is_only_called_zero() -> None:
+    one = planted(0)(4, 1, "q")
+    for scale, size, refused in ((1e300, 1e10, True), (2.0, 1e160, True), (1e-300, 1e300, True), (2.0, 1.0, False),
+                                 (0.0, 1.0, False)):
+        adapter = Adapter("x", "peft", [update("h.0.attn.q", "q", (one[0] * size, one[1] * size), scale=scale)], {}, {})
+        if refused:
+            with pytest.raises(Refused, match="norm of its ΔW is not finite"):
+                adapters.exhibit([adapter])
+        else:
+            made = adapters.exhibit([adapter])
+            said = [paragraph for paragraph in made.says if "zero" in paragraph]
+            assert said == ([] if scale else ["x: ΔW is zero in 1 of 1 matrices; it has no directions there."])
 
 
 def test_base_weights_that_are_gone_or_others_are_missing_and_can_be_pointed_at(
@@ -446,6 +497,75 @@ def test_the_command_compares_two_adapter_files(results: Path, made: Callable[[s
     assert "does not say alpha" not in capsys.readouterr().out
     norm = pd.read_csv(out / "tables" / "adapters.csv").norm[0]
     assert norm == pytest.approx(float((2 * B.float().double() @ A.float().double()).norm()), rel=1e-6)
+
+
+def update(module: str, target: str, factors: tuple[torch.Tensor, torch.Tensor] | None = None, layer: int = 1,
+           scale: float = 2.0) -> Update:
+    """An update of [0, D), with the module's own random factors where none are given."""
+    seed = sum(map(ord, module))
+    A, B = factors or (normal(4, D, seed=seed), normal(D, 4, seed=seed + 1))
+    return Update(module, layer, target, A, B, scale, 0, D)
+
+
+BART = [f"model.{side}.layers.{layer}.{attention}.q_proj" for layer in (0, 1) for side, attention in (
+    ("encoder", "self_attn"), ("decoder", "self_attn"), ("decoder", "encoder_attn"))]
+
+
+def test_an_encoder_is_not_taken_for_a_decoder(undrawn: None) -> None:
+    """A file compared with itself has φ = 1 in every matrix, in whatever order the two hold them."""
+    whole = Adapter("x", "peft", [update(name, "q", layer=1 + place // 3) for place, name in enumerate(BART)], {}, {})
+    turned = replace(whole, updates=whole.updates[::-1])
+    for other in (whole, turned):
+        rows = adapters._compared(whole, other)
+        assert [row["phi_k"] for row in rows] == pytest.approx([1] * 6, abs=1e-9)
+        assert [row["layer"] for row in rows] == [1, 1, 1, 2, 2, 2]
+    names = ["q encoder.layers.self_attn", "q decoder.layers.self_attn", "q decoder.layers.encoder_attn"] * 2
+    assert [row["target"] for row in rows] == names == matrices.names(whole.updates)
+    assert [each.target for each in spectra.spectra(whole.updates)] == names
+    made = adapters.exhibit([whole, turned])
+    for table in made.tables:
+        assert len({tuple(row[:2]) for row in table.rows}) == 6
+    half = replace(whole, updates=[replace(u, module=u.module.removeprefix("model.")) for u in whole.updates[1:2]])
+    with pytest.raises(Refused, match="no module in common"):   # two in the other could be meant
+        adapters._compared(whole, half)
+    pair = replace(whole, updates=[u for u in whole.updates if "encoder_attn" in u.module])
+    bare = replace(pair, updates=[replace(u, module=u.module.removeprefix("model.decoder.")) for u in pair.updates])
+    assert [row["phi_k"] for row in adapters._compared(pair, bare)] == pytest.approx([1, 1], abs=1e-9)
+
+
+@pytest.mark.parametrize(("modules", "expected"), [
+    (["encoder.block.0.layer.0.SelfAttention.q", "decoder.block.0.layer.0.SelfAttention.q",
+      "decoder.block.0.layer.1.EncDecAttention.q"],
+     ["q encoder.block.layer.0.SelfAttention", "q decoder.block.layer.0.SelfAttention",
+      "q decoder.block.layer.1.EncDecAttention"]),
+    (["layers.0.experts.0.q", "layers.0.experts.1.q"], ["q 0", "q 1"]),
+    (["a.0.q", "a.0.b.q"], ["q q", "q b.q"]), (["a.0.q", "a.1.q"], ["q", "q"])])
+def test_matrices_of_one_layer_are_told_apart(modules: list[str], expected: list[str]) -> None:
+    layer = [1 + int(name.startswith("a.1")) for name in modules]
+    updates = [update(name, "q", layer=own) for name, own in zip(modules, layer, strict=True)]
+    assert matrices.names(updates) == expected
+
+
+def test_feed_forward_matrices_are_told_apart_by_their_ends() -> None:
+    both = [update("h.0.mlp.c_fc", "ff"), update("h.0.mlp.c_proj", "ff")]
+    assert matrices.names(both) == ["ff mlp.c_fc", "ff mlp.c_proj"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 9, 64, 100])
+def test_ticks_have_both_ends(n: int) -> None:
+    there = similarity.ticks(n)
+    assert there[0] == 1 and there[-1] == n and len(there) == min(n, 4) and there == sorted(set(there))
+
+
+@pytest.mark.parametrize("name", [*EXHIBITS, "MAKE"])
+def test_the_command_that_makes_the_runs_composes(name: str, cli: Cli, tmp_path: Path) -> None:
+    """Its first point of each sweep: -m and runtime.show do not go together."""
+    said = pairs.MAKE if name == "MAKE" else import_module(f"analysis.exhibits.{name}").NEEDS
+    command, = re.findall(r"python run\.py -m (.+?) makes", said)
+    assert "model=minilm" in command and "data_root=DIR" in command
+    words = [word.partition(",")[0] for word in command.replace("DIR", str(tmp_path)).split()]
+    shown = ran(cli, *words, "runtime.show=recipe")
+    assert shown.startswith("recipe minilm/lora for task=cola") and re.search(r"init_from +none", shown)
 
 
 def test_the_command_refuses_what_it_cannot_compare(results: Path, tmp_path: Path) -> None:

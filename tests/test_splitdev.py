@@ -45,6 +45,8 @@ def test_halves_are_the_same_for_all_and_share_nothing() -> None:
     first, second = _halves(277)
     assert sorted([*first, *second]) == list(range(277)) and (len(first), len(second)) == (138, 139)
     assert (_halves(277)[0] == first).all() and not (first == np.arange(138)).all()
+    one, two = _halves(10)  # of every record so far: with others, old and new could not be compared
+    assert (one.tolist(), two.tolist()) == ([3, 4, 7, 8, 9], [0, 1, 2, 5, 6])
 
 
 def test_each_half_has_the_tasks_own_metric() -> None:

@@ -2,21 +2,26 @@
 
 import csv
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
+from itertools import product
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import ROOT, Cli
 
 from analysis import markdown
+from analysis.declared import departures
 from analysis.exhibit import Exhibit, Inputs, inputs
-from engine.record import Record, read
+from engine.record import Record, plain, read
 
 TABLES = {"table2": "table2_glue", "table3": "table3_e2e", "table4": "table4_gpt3", "table5": "table5_weight_types",
           "table6": "table6_rank", "table8": "table8_fewshot", "table13": "dart", "table14": "webnlg",
@@ -24,6 +29,12 @@ TABLES = {"table2": "table2_glue", "table3": "table3_e2e", "table4": "table4_gpt
 EVERY = [*TABLES, "figure2", "control", "forest", "splitdev", "provenance"]
 RUNS = ROOT / "results" / "runs" / "paper"
 TASKS = {"mnli": 87.5, "sst2": 95.1, "mrpc": 89.7, "cola": 63.4, "qnli": 93.3, "qqp": 90.8, "rte": 86.6, "stsb": 91.5}
+
+
+def stated(group: str, name: str, **changes: Any) -> dict[str, Any]:
+    """conf/<group>/<name>.yaml as a record has it (a model without roles)."""
+    found: dict[str, Any] = plain(yaml.safe_load((ROOT / "conf" / group / f"{name}.yaml").read_text(encoding="utf-8")))
+    return {key: value for key, value in found.items() if key != "defaults"} | changes
 
 
 def glue(task: str, value: float | None, seed: int = 0, settings: Mapping[str, Any] | None = None,
@@ -35,7 +46,8 @@ def glue(task: str, value: float | None, seed: int = 0, settings: Mapping[str, A
     start = "mnli" if task in ("mrpc", "rte", "stsb") else "none"
     recipe = {"setup": "standard", "origin": origin, "name": "roberta-base/lora"}
     said = {**base.settings, "seed": seed, "r": 8, "alpha": 8, "targets": ["q", "v"], "init_from": start,
-            "precision": "fp32", "recipe": recipe, "task": {**base.settings["task"], "name": task}, **(settings or {})}
+            "precision": "fp32", "recipe": recipe, "task": stated("task", task),
+            "model": stated("model", "roberta-base"), **(settings or {})}
     made = replace(base, task=task, metric=metric, model="roberta-base", method="lora", label="LoRA", seed=seed,
                    variant="r=8 alpha=8 targets=q,v", value=value, numbers={metric: value}, settings=said, sources={},
                    digest=f"{task}{seed}", outcome={**base.outcome, "last": {metric: value}})
@@ -48,7 +60,7 @@ def text(numbers: Mapping[str, float], seed: int = 0, settings: Mapping[str, Any
     base = read(RUNS / "e2e" / "gpt2-nano-lora-s0-d01c99ff2d.json")
     recipe = {"setup": "standard", "origin": "paper", "name": "gpt2-medium/lora"}
     said = {**base.settings, "seed": seed, "recipe": recipe, "precision": "fp32",
-            "task": {**base.settings["task"], "name": task, "limit": None, "scored": scored}, **(settings or {})}
+            "task": stated("task", task, scored=scored), "model": stated("model", "gpt2-medium"), **(settings or {})}
     made = replace(base, task=task, model="gpt2-medium", seed=seed, value=numbers.get("bleu"), numbers=dict(numbers),
                    settings=said, sources={}, digest=f"{task}{seed}",
                    outcome={**base.outcome, "last": {"val_loss": 1.0}})
@@ -159,6 +171,18 @@ NOT = {
     "an MNLI start": ({}, {"init_from": "mnli"}, "MNLI start"),
     "the dagger's setup": ({}, {"recipe": {"setup": "dagger", "origin": "paper", "name": "roberta-base/lora"}},
                            "setup dagger"),
+    "another training set": ({}, {"task": stated("task", "sst2", train="validation")}, "task.train=validation"),
+    "another column": ({}, {"task": stated("task", "sst2", sentences=["idx"])}, "task.sentences=[idx]"),
+    "another validation set": ({}, {"task": stated("task", "sst2", validation={"validation": "train"})},
+                               "task.validation={validation: train}"),
+    "another source": ({}, {"task": stated("task", "sst2", source={"id": "a/b", "config": "sst2"})},
+                       "task.source.id=a/b"),
+    "labels the other way round": ({}, {"task": stated("task", "sst2", labels=["positive", "negative"])},
+                                   "task.labels=[positive, negative]"),
+    "another score": ({}, {"task": stated("task", "sst2", score={"path": "x"})}, "task.score={path: x}"),
+    "another checkpoint": ({}, {"model": stated("model", "roberta-base", path="some/other")}, "model.path=some/other"),
+    "another revision": ({}, {"model": stated("model", "roberta-base", revision=None)}, "model.revision=null"),
+    "another matrix": ({}, {"model": stated("model", "roberta-base", roles={"q": "foo"})}, "model.roles.q=foo"),
     "another model's recipe": ({}, {"recipe": {"setup": "standard", "origin": "paper", "name": "roberta-large/lora"}},
                                "recipe roberta-large/lora"),
 }
@@ -177,6 +201,38 @@ def test_what_is_not_comparable_stands_apart(why: str) -> None:
     assert make("forest", glue("sst2", 95.1, settings=settings, **changes)).figures == []
 
 
+def test_every_committed_record_is_as_declared() -> None:
+    records = [record for record in inputs(ROOT / "results").records if "recipe" in record.settings]
+    assert len(records) > 40
+    assert {path: departures(record) for record in records if departures(record) for path in [record.digest]} == {}
+
+
+@pytest.mark.parametrize("group", ["task", "model"])
+def test_what_is_composed_is_as_declared(group: str) -> None:
+    """Every file of conf/task and conf/model, roles and interpolations resolved, as a run has it."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    base = glue("sst2", 1.0)
+    names = [path.stem for path in sorted((ROOT / "conf" / group).glob("*.yaml")) if path.stem != "latency"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for name in names:
+            model = [f"{group}={name}", *(["model.path=a/b"] if name in ("encoder", "decoder") else [])]
+            config = compose("config", [*model, "recipe=encoder/lora"])
+            settings = plain(OmegaConf.to_container(config[group], resolve=True))
+            made = replace(base, settings={**base.settings, group: settings}, **{group: name})
+            assert [word for word in departures(made) if word.startswith(group)] == [], name
+            assert settings["name"] == name and len(settings) > 4
+
+
+def test_a_setting_that_an_older_record_lacks_decides_nothing_but_a_validation_set_does() -> None:
+    older = {key: value for key, value in stated("task", "mnli").items() if key not in ("version", "source")}
+    assert departures(glue("mnli", 1.0, settings={"task": older})) == []
+    one = stated("task", "mnli", validation={"matched": "validation_matched"})
+    assert departures(glue("mnli", 1.0, settings={"task": one})) == ["task.validation={matched: validation_matched}"]
+    assert departures(glue("sst2", 1.0, model="../model/roberta-base")) == []  # no such file: protocol says the model
+
+
 def test_no_mnli_start_is_not_comparable_where_the_paper_has_one() -> None:
     made = make("table2", glue("rte", 86.6, settings={"init_from": "none"}))
     assert pd.isna(printed_row(made, row="RoB_base (LoRA) 0.3M", task="rte").ours)
@@ -187,11 +243,13 @@ def test_no_mnli_start_is_not_comparable_where_the_paper_has_one() -> None:
 def test_what_is_only_said_is_comparable() -> None:
     """Fewer seeds, another precision and device, the official scripts' numbers; the paper's recipe goes first."""
     official = {"setup": "standard", "origin": "official", "name": "roberta-base/lora-official"}
-    one = glue("sst2", 90.0, settings={"recipe": official, "precision": "bf16"}, device="NVIDIA H100")
+    folder = stated("model", "roberta-base", path="folder", attention="eager")
+    one = glue("sst2", 90.0, settings={"recipe": official, "precision": "bf16", "model": folder}, device="NVIDIA H100",
+               sources={"precision": "command line"})
     made = make("table2", one)
     row = printed_row(made, row="RoB_base (LoRA) 0.3M", task="sst2")
     assert row.ours == 90.0 and row.verdict == "outside"
-    assert row.protocol == "1 of 5 seeds; official scripts' recipe; bf16; NVIDIA H100"
+    assert row.protocol == "1 of 5 seeds; official scripts' recipe; bf16; weights from a folder; NVIDIA H100"
     assert any(row.protocol in paragraph for paragraph in made.says)
     both = make("table2", one, glue("sst2", 95.0))
     assert printed_row(both, row="RoB_base (LoRA) 0.3M", task="sst2").ours == 95.0
@@ -216,7 +274,8 @@ def test_two_rows_of_one_method_are_told_apart() -> None:
     """By size, by bottleneck, by setup; a size as the audit reads it."""
     def large(**changes: Any) -> Record:
         label, settings = changes.pop("label"), changes.pop("settings")
-        settings = {**settings, "recipe": {"origin": "paper", "name": "roberta-large/x", "setup": changes.pop("setup")}}
+        settings = {**settings, "recipe": {"origin": "paper", "name": "roberta-large/x", "setup": changes.pop("setup")},
+                    "model": stated("model", "roberta-large")}
         return glue("sst2", 96.0, model="roberta-large", label=label, settings=settings)
 
     for label, settings, setup, row in (
@@ -328,6 +387,54 @@ def test_the_control_pairs_what_differs_in_the_start_alone() -> None:
     assert len(other.tables[1].rows) == 2  # another learning rate is no pair
 
 
+def test_figure_2_joins_no_points_of_one_size() -> None:
+    """As the printed LoRA has them."""
+    from analysis.exhibits import figure2
+
+    one, two, same = (("m", "LoRA", "wikisql", x, y) for x, y in ((6.0, 1.0), (7.0, 2.0), (6.0, 3.0)))
+    apart, alike = (re.findall(r'<path d="M [^"]*"[^>]*style="fill: none; stroke: #e69f00',
+                               figure2._drawn(points, hollow=False)) for points in ([one, two], [one, two, same]))
+    assert len(apart) == len(alike) + 1  # the legend's sample apart
+
+
+def test_methods_have_a_figure_of_each_task_and_model() -> None:
+    """From four methods on; a part of the data apart; one marker each, and the median with its seeds."""
+    def run(label: str, value: float, seed: int = 0, limit: int | None = None, **changes: Any) -> Record:
+        size = {"trainable": 1000 * (1 + len(label)), "head": 0, "total": 1}
+        return glue("cola", value, seed, {"task": stated("task", "cola", limit=limit), "method": {"name": label}},
+                    label=label, model="minilm", footprint=size, **changes)
+
+    four = [run(label, 20.0 + i) for i, label in enumerate(("LoRA", "FT", "BitFit", "Adapter-H"))]
+    assert len(make("figure2", *four[:3]).figures) == 1
+    more = [*four, run("FT", 25.0, 1), run("FT", 30.0, 2), run("LoRA", 9.0, limit=100)]
+    made = make("figure2", *more)
+    assert [figure.name for figure in made.figures] == ["figure2", "figure2-cola-minilm"]
+    shown = made.figures[1]
+    assert "Stand-in: minilm on CoLA" in shown.svg and all(f">{r.label}<" in shown.svg for r in four)
+    assert "Stand-in minilm on CoLA" in shown.caption and "FT r=8 alpha=8 targets=q,v 3; each other 1" in shown.caption
+    data = made.data[made.data.whose == "figure2-cola-minilm"]
+    assert dict(zip(data.method, data.value, strict=True)) == {"LoRA": 20, "FT": 25, "BitFit": 22, "Adapter-H": 23}
+    seeds = data[data.method == "FT"].iloc[0]
+    assert seeds.n == 3 and seeds.spread == pytest.approx(stdev([21, 25, 30]))
+    little = {"task": stated("task", "cola", limit=100)}
+    few = make("figure2", *(replace(r, settings={**r.settings, **little}) for r in four),
+               *(replace(r, data="folder (subset)") for r in four))
+    assert [f.name for f in few.figures][1:] == [
+        "figure2-cola-minilm-100-examples", f"figure2-cola-minilm-part-of-the-data-of-{four[0].data_sha256[:6]}"]
+
+
+def test_a_cell_is_told_by_its_task_its_split_and_its_size() -> None:
+    few = [glue("sst2", 90.0, model="minilm", settings={"task": stated("task", "sst2", limit=limit)})
+           for limit in (8000, 20000)]
+    made = make("table2", *few)
+    place = list(made.tables[1].columns).index("task")
+    assert sorted(row[place] for row in made.tables[1].rows) == ["SST-2, 20,000 examples", "SST-2, 8,000 examples"]
+    scored = make("table3", text({"bleu": 60.0}, scored="validation")).tables[1]
+    assert scored.rows[0][list(scored.columns).index("task")] == "E2E (validation)"
+    for word in ("recipe ours", "setup", "no row has these settings"):
+        assert any(f"*{word}*" in paragraph.replace("\n", " ") for paragraph in made.says)
+
+
 def test_provenance_shows_what_differs_with_its_source() -> None:
     official = {"setup": "standard", "origin": "official", "name": "roberta-base/lora-official"}
     one = glue("rte", 86.0, sources={"lr": "Table 9", "batch": "Table 9"})
@@ -341,14 +448,36 @@ def test_provenance_shows_what_differs_with_its_source() -> None:
 @pytest.mark.parametrize("name", ["table2", "table3", "table13", "table14", "table18", "table5", "table16"])
 def test_the_commands_that_are_given_work(name: str, cli: Cli) -> None:
     """Each cut to its first cell."""
-    commands = {line.split("`")[1] for line in make(name).missing if "`" in line}
+    lines = [line for line in make(name).missing if "`" in line]
+    commands = {line.split("`")[1] for line in lines}
     assert commands
     for command in commands:
         words = [word.strip("'") for word in command.split()[2:] if word != "-m"]
+        said_so = {line.endswith("` (no published recipe: ours will stand apart)") for line in lines
+                   if f"`{command}`" in line}
         if not words[0].startswith("table="):
             words = [word.partition(",")[0] for word in words]
             status, said, err = cli(*words, "runtime.show=recipe")
             assert status == 0, (command, err)
             assert "lr" in said
+            assert said_so == {any(word.startswith("recipe=text/") for word in words)}
         else:
             assert (ROOT / "conf" / "table" / f"{words[0].partition('=')[2]}.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["control", "provenance"])
+def test_what_the_control_and_provenance_need_runs(name: str, cli: Cli) -> None:
+    """Every cell of the commands, MNLI before what starts from it, each by a seed of it."""
+    needs = import_module(f"analysis.exhibits.{name}").NEEDS
+    commands = re.findall(r"python run.py -m ((?:\S+=\S+ ?)+)", needs)
+    tasks = []
+    for command in commands:
+        choices = [[f"{key}={each}" for each in values.split(",")]
+                   for key, _, values in (word.partition("=") for word in command.split())]
+        for words in product(*choices):
+            status, said, err = cli(*words, "runtime.show=recipe")
+            assert status == 0, (words, err)
+            tasks.append(words[0].partition("=")[2])
+            if "init_from" not in command and tasks[-1] != "mnli":
+                assert re.search(r"init_from +none", said), words  # no MNLI run is needed
+    assert tasks and ("mrpc" not in tasks or tasks[0] == "mnli")

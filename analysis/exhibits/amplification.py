@@ -15,7 +15,7 @@ from engine.record import Record
 from lora.files import Update
 
 NEEDS = ("weights of LoRA runs and the base model's; "
-         "python run.py -m task=cola method=lora r=4,64 init_from=none makes them")
+         "python run.py -m task=cola method=lora model=minilm r=4,64 data_root=DIR makes them")
 
 
 def make(inputs: Inputs) -> Exhibit:

@@ -9,7 +9,7 @@ from analysis.exhibit import Exhibit, Figure, Inputs
 from analysis.similarity import Picture
 
 NEEDS = ("weights of LoRA runs with r=8 and r=64 that differ in nothing else; "
-         "python run.py -m task=cola method=lora r=8,64 init_from=none makes them")
+         "python run.py -m task=cola method=lora model=minilm r=8,64 data_root=DIR makes them")
 LOW, HIGH = 8, 64  # the paper's ranks
 
 
@@ -23,7 +23,8 @@ def ranks(name: str, title: str, inputs: Inputs, layers: Callable[[Sequence[int]
           listed: Callable[[Sequence[int]], Sequence[int]]) -> Exhibit:
     """The exhibit with a row of panels for each of layers(those there are); its data have listed(those)."""
     made, missing = similarity.pictures(inputs, lambda group: pairs.two_ranks(group, LOW, HIGH),
-                                        "needs two ranks with one seed (the paper's are r=8 and r=64)")
+                                        "needs two ranks with one seed (the paper's are r=8 and r=64): the "
+                                        "same command with r=8,64 and -m")
     shown = [(picture, layers(picture.layers)) for picture in made]
     figures = [Figure(f"{name}-{picture.name}", caption(picture, which), draw(picture, which))
                for picture, which in shown]

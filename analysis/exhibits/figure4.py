@@ -9,9 +9,9 @@ from analysis.exhibit import Exhibit, Figure, Inputs
 from analysis.similarity import Picture
 
 NEEDS = ("weights of LoRA runs with r=64 and two seeds that differ in nothing else; "
-         "python run.py -m task=cola method=lora r=64 seed=0,1 init_from=none makes them")
+         "python run.py -m task=cola method=lora model=minilm r=64 seed=0,1 data_root=DIR makes them")
 R = 64  # the paper's rank
-NEED = "needs two seeds with one rank (the paper's is r=64)"
+NEED = "needs two seeds with one rank (the paper's is r=64): the same command with r=64 seed=0,1 and -m"
 
 
 def make(inputs: Inputs) -> Exhibit:
@@ -21,7 +21,8 @@ def make(inputs: Inputs) -> Exhibit:
     figures = [Figure(f"figure4-{picture.name}", caption(picture, [pairs.middle(picture.layers)], beside),
                       _draw(picture)) for picture in made]
     says = ["φ between two runs that differ in the seed alone says how much of A the task decides, and how much "
-            "chance. The paper finds more in common in ΔW_q than in ΔW_v, and nothing between random matrices.",
+            "chance. The paper finds more in common in ΔW_q than in ΔW_v, and no common directions between random "
+            "matrices.",
             *(paragraph(picture, [pairs.middle(picture.layers)]) for picture in made)]
     return Exhibit("Figure 4: subspaces of two seeds" + stand_in(made), says, [], figures,
                    similarity.data(made, list), missing)
@@ -51,8 +52,8 @@ def paragraph(picture: Picture, layers: list[int]) -> str:
         order = f": {similarity.delta(one)} has more in common than {similarity.delta(other)}" if mean > less else ""
     r, d = picture.ranks[0], picture.d[layers[0], picture.targets[0]]
     chance = fmean(subspace.expected_phi(i, j, d) for i in range(1, r + 1) for j in range(1, r + 1))
-    return (f"{similarity.found(picture, layers)} Over all i and j, φ is {said} on average{order}; random subspaces "
-            f"have {similarity.word(chance)}.")
+    return (f"{similarity.found(picture, layers)} Over all i and j, φ is {said} on average{order}, in one pair of runs;"
+            f" random subspaces have {similarity.word(chance)}, since φ between them is about max(i, j) / {d}.")
 
 
 def _draw(picture: Picture) -> str:

@@ -22,7 +22,7 @@ TOP = 35  # percent, the end of the paper's colour scale
 
 def make(inputs: Inputs) -> Exhibit:
     """A figure for every recorded study; the paper's values were not printed as numbers."""
-    found = table1.studies(inputs)
+    found, faults = table1.studies(inputs)
     names = [f"figure5-{record.model}-{_slug(record.device)}" for record in found]
     twice = {name for name, count in Counter(names).items() if count > 1}
     figures = [Figure(f"{name}-{record.digest}" if name in twice else name, _caption(record), draw(record))
@@ -32,9 +32,9 @@ def make(inputs: Inputs) -> Exhibit:
             f"{TOP} as in the paper, which varies batch size, length and bottleneck on GPT-2 medium and a Quadro "
             "RTX8000 and finds more than 30 % at worst, for a small batch of short sequences. Its values were not "
             "printed, so there are none to put beside ours; Table 1 has three of its batches and lengths, "
-            "with other bottlenecks."]
+            "with other bottlenecks. In brackets: the quartiles over the rounds include 0, so it may be noise."]
     return Exhibit("Figure 5: the slow-down of adapters", says, [], figures,
-                   pd.concat(frames, ignore_index=True) if frames else None, _missing(found))
+                   pd.concat(frames, ignore_index=True) if frames else None, [*faults, *_missing(found)])
 
 
 def draw(record: Record) -> str:
@@ -45,9 +45,12 @@ def draw(record: Record) -> str:
         for (name, label), line in zip(ROWS.items(), axes, strict=True):
             for length, panel in zip(task["lengths"], line, strict=True):
                 values = np.full((len(ranks), len(batches)), np.nan)
+                unsure = set()
                 for row in rows[(rows.length == length) & rows.method.isin([name, "none"])].itertuples():
-                    values[ranks.index(row.r), batches.index(row.batch)] = row.slowdown
-                image = _panel(panel, values, batches, ranks)
+                    place = ranks.index(row.r), batches.index(row.batch)
+                    values[place] = row.slowdown
+                    unsure |= {place} if row.r and row.slowdown_low <= 0 <= row.slowdown_high else set()
+                image = _panel(panel, values, unsure, batches, ranks)
                 panel.set_title(f"{label}, length {length}")
             line[0].set_ylabel("bottleneck r")
         for panel in axes[-1]:
@@ -56,15 +59,16 @@ def draw(record: Record) -> str:
         return plots.svg(figure)
 
 
-def _panel(axes: Any, values: np.ndarray, batches: list[int], ranks: list[int]) -> Any:
-    """One heat map with its values written into it; returns the image."""
+def _panel(axes: Any, values: np.ndarray, unsure: set[tuple[int, int]], batches: list[int], ranks: list[int]) -> Any:
+    """One heat map with its values written into it, the unsure ones in brackets; returns the image."""
     image = plots.heat(axes, values, 0, TOP, range(len(batches)), range(len(ranks)))
     axes.set_xticks(range(len(batches)), batches)
     axes.set_yticks(range(len(ranks)), ranks)
     for (down, across), value in np.ndenumerate(values):
         if not np.isnan(value):  # plain black and white: they stand on the map's colours, in dark mode too
-            axes.text(across, down, f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}", ha="center",
-                      va="center", fontsize=8, color="#000000" if value > 0.6 * TOP else "#ffffff")
+            said = f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}"
+            axes.text(across, down, f"({said})" if (down, across) in unsure else said, ha="center", va="center",
+                      fontsize=8, color="#000000" if value > 0.6 * TOP else "#ffffff")
     return image
 
 
@@ -76,6 +80,9 @@ def _grid(record: Record) -> pd.DataFrame:
 
 def _caption(record: Record) -> str:
     rows = _grid(record)
+    rows = rows[rows.method != "none"]
+    if rows.empty:
+        return f"{table1.whose(record)}. No adapter was timed at the figure's bottlenecks."
     worst = rows.loc[rows.slowdown.idxmax()]
     return (f"{table1.whose(record)}. Most: {worst.label}, r={worst.r}, batch {worst.batch}, length {worst.length}: "
             f"{worst.slowdown:+.1f} %.")

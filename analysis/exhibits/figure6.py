@@ -7,7 +7,7 @@ from analysis.exhibit import Exhibit, Inputs
 from analysis.exhibits import figure3
 
 NEEDS = ("weights of LoRA runs with r=8 and r=64 that differ in nothing else; "
-         "python run.py -m task=cola method=lora r=8,64 init_from=none makes them")
+         "python run.py -m task=cola method=lora model=minilm r=8,64 data_root=DIR makes them")
 
 
 def make(inputs: Inputs) -> Exhibit:

@@ -8,7 +8,7 @@ from analysis.exhibits import figure4
 from analysis.similarity import Picture
 
 NEEDS = ("weights of LoRA runs with r=64 and two seeds that differ in nothing else; "
-         "python run.py -m task=cola method=lora r=64 seed=0,1 init_from=none makes them")
+         "python run.py -m task=cola method=lora model=minilm r=64 seed=0,1 data_root=DIR makes them")
 
 
 def make(inputs: Inputs) -> Exhibit:

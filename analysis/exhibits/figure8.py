@@ -16,7 +16,7 @@ from engine.record import Record
 from lora.files import Update
 
 NEEDS = ("weights of LoRA runs with r=4, 8 and 64 (one is enough) and the base model's; "
-         "python run.py -m task=cola method=lora r=4,8,64 init_from=none makes them")
+         "python run.py -m task=cola method=lora model=minilm r=4,8,64 data_root=DIR makes them")
 RANKS = (4, 8, 64)  # the paper's
 FIRST, D = 451, 12_288  # the first tick of the paper's vertical axis, and GPT-3's width
 COLUMNS = ["picture", "task", "model", "layer", "target", "matrix", "i", "j", "phi", "random"]
@@ -76,16 +76,10 @@ def _scale(maps: dict[str, torch.Tensor]) -> tuple[float, float]:
 def _caption(records: list[Record], layer: int, target: str, low: float, high: float,
              maps: dict[str, torch.Tensor]) -> str:
     scale = "the paper's" if (low, high) == (0.1, 0.2) else "wider than the paper's 0.1 to 0.2, because the values are"
-    ranks = {record.settings["r"] for record in records}
-    other = "" if ranks == set(RANKS) else f" The paper's ranks are 4, 8 and 64; there {_are(sorted(ranks))}."
     n = len(maps["random"])
     return (f"φ(W_{target}, A_r, i, j) in layer {layer} (the paper does not say which), i from {_from(maps)} to {n}, a "
             f"tenth of the directions, as the paper's axis; j to r. The random matrix is Gaussian. The colours go from "
-            f"{low:.2f} to {high:.2f}, {scale}.{other} {pairs.told(records)}")
-
-
-def _are(ranks: list[int]) -> str:
-    return f"{'is' if len(ranks) == 1 else 'are'} {', '.join(map(str, ranks))}"
+            f"{low:.2f} to {high:.2f}, {scale}.{pairs.other_ranks(records, RANKS)} {pairs.told(records)}")
 
 
 def _draw(record: Record, layer: int, target: str, maps: dict[str, torch.Tensor], low: float, high: float) -> str:

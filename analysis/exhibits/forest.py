@@ -18,8 +18,8 @@ UNITS = {"points_0_100": "points", "points_0_1": "from 0 to 1", "raw": "as it is
 SAYS = """\
 A line is a printed number of which there is a comparable run (Tables 2, 3, 13, 14 and 18). Zero is the paper; the
 grey bar is its printed spread and half a unit of the last digit, the point is ours and its line the 95 % bootstrap
-interval over seeds (none for one seed). Filled: within, hollow: outside. Where less is better (TER, loss), left is
-better."""
+interval over seeds (none for fewer than three, or where a run collapsed or has no value). Filled: within, hollow:
+outside. Where less is better (TER, loss), left is better."""
 
 
 def make(inputs: Inputs) -> Exhibit:
@@ -60,9 +60,7 @@ def _drawn(entries: Sequence[Entry]) -> str:
                 assert ours is not None
                 axis.barh(place, 2 * band(number.value, number.spread), left=-band(number.value, number.spread),
                           height=0.7, color="#999999", alpha=0.35)
-                ends = [_shifted(entry, ours.low), _shifted(entry, ours.high)]
-                axis.plot([end for end in ends if end is not None], [place for end in ends if end is not None],
-                          color=plots.COLOURS[0])
+                axis.plot([_shifted(entry, end) for end in ours.ends], [place, place], color=plots.COLOURS[0])
                 axis.plot([entry.difference], [place], color=plots.COLOURS[0], marker="o", linestyle="none",
                           markerfacecolor=plots.COLOURS[0] if entry.verdict == "within" else "none")
             axis.axvline(0, color=plots.INK, linewidth=0.8)

@@ -10,8 +10,8 @@ from analysis import frames
 from analysis.exhibit import Exhibit, Inputs, Table
 from engine.record import Record, plain
 
-NEEDS = "records of two recipes on one model and task; " \
-        "python run.py -m task=rte model=roberta-base recipe=roberta-base/lora,roberta-base/lora-official makes them"
+NEEDS = "records of two recipes on one model and task; python run.py -m task=cola method=lora model=roberta-base " \
+        "recipe=roberta-base/lora,roberta-base/lora-official makes them"
 SAYS = """\
 For every model and task with runs of two or more recipes: the hyperparameters in which these differ, and where each
 value comes from, as the records say it. A hyperparameter that only one of them has is left out. For recipes without

@@ -11,7 +11,7 @@ from analysis import pairs, similarity, spectra
 from analysis.exhibit import Exhibit, Figure, Inputs, Table
 
 NEEDS = ("weights of LoRA runs; "
-         "python run.py -m task=cola method=lora r=4,64 init_from=none makes them")
+         "python run.py -m task=cola method=lora model=minilm r=4,64 data_root=DIR makes them")
 
 
 def make(inputs: Inputs) -> Exhibit:

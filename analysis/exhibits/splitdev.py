@@ -41,7 +41,7 @@ def make(inputs: Inputs) -> Exhibit:
                              *found[-1]))
         if found:
             run = cell.first
-            middle = [f"{median(each):.2f}".replace("-", "−") for each in zip(*found, strict=True)]
+            middle = [f"{round(median(each), 2) + 0.0:.2f}".replace("-", "−") for each in zip(*found, strict=True)]
             recipe = " ".join(filter(None, [run.settings["recipe"]["name"], frames.changed(run)]))
             rows.append([run.model, run.label, run.variant, recipe, run.task, str(len(found)), *middle])
     data = pd.DataFrame(long, columns=["record", "model", "method", "variant", "task", "seed", "best", "split",

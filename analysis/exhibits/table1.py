@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import chain
 
 import pandas as pd
 
@@ -14,26 +16,60 @@ COMMAND = "python run.py task=latency model=gpt2-medium"
 ADAPTERS = {"adapter-l": "Adapter-L", "adapter-h": "Adapter-H"}
 DATA = ["whose", "model", "batch", "length", "method", "label", "size", "r", "trainable", "trials", "median", "mean",
         "std", "min", "max", "slowdown", "slowdown_low", "slowdown_high"]
+NUMBERS = ["batch", "length", "r", *DATA[8:]]
+GRID, MACHINE = ("batches", "lengths", "ranks", "table1"), {"attention", "torch"}  # what a study must say
+CELL, COLUMN = {"batch", "length", "why"}, {"batch", "length", *ADAPTERS}
 COLUMNS = ["whose", "method", "r", "trainable", "mean ± std (ms)", "median (ms)", "slow-down (%)"]
 
 
 def make(inputs: Inputs) -> Exhibit:
     """The paper's three columns, each with the rows of every recorded study."""
-    paper, found = _paper(), studies(inputs)
-    ours = [_ours(record, *cell) for cell in _cells(paper) for record in found]
-    data = pd.concat([paper, *ours], ignore_index=True).reindex(columns=DATA)
-    tables = [Table(f"Batch {batch}, length {length}, adapters of {size}", COLUMNS, _rows(data, batch, length),
-                    range(2, len(COLUMNS))) for (batch, length), size in _cells(paper).items()]
-    there = {(row.batch, row.length) for frame in ours for row in frame.itertuples() if row.model == "gpt2-medium"}
-    missing = [f"batch {batch}, length {length}: {_why(found, batch, length)}{COMMAND} times it"
+    paper, (found, faults) = _paper(), studies(inputs)
+    ours = {cell: [_ours(record, *cell) for record in found] for cell in _cells(paper)}
+    data = pd.concat([paper, *chain(*ours.values())], ignore_index=True).reindex(columns=DATA)
+    tables = [Table(f"Batch {batch}, length {length}; the paper's adapters have {size}", COLUMNS,
+                    _rows(data, batch, length), range(2, len(COLUMNS)))
+              for (batch, length), size in _cells(paper).items()]
+    there = {cell for cell, frames in ours.items() for frame in frames
+             if set(frame.method) >= ADAPTERS.keys() and set(frame.model) == {"gpt2-medium"}}
+    missing = [f"GPT-2 medium at batch {batch}, length {length}: {_why(found, batch, length)}{COMMAND} times it"
                for batch, length in _cells(paper) if (batch, length) not in there]
     return Exhibit("Table 1: latency of a forward pass", [*_protocol(), *map(_finding, found)], tables, [], data,
-                   missing)
+                   [*faults, *missing])
 
 
-def studies(inputs: Inputs) -> list[Record]:
-    """The recorded latency studies, sorted by path."""
-    return [record for record in inputs.records if record.task == "latency" and record.scale == "paper"]
+def studies(inputs: Inputs) -> tuple[list[Record], list[str]]:
+    """The recorded latency studies, sorted by path; and those that are left out, each with what is wrong with it."""
+    told = [record for record in inputs.records if record.task == "latency" and record.scale == "paper"]
+    return ([record for record in told if not _fault(record)],
+            [f"latency study {record.digest} is left out: {fault}" for record in told if (fault := _fault(record))])
+
+
+def _fault(record: Record) -> str:
+    """What a study lacks of all that the exhibits need; "": nothing."""
+    outcome, settings = record.outcome, record.settings
+    rows, missing, task = outcome.get("measurements"), outcome.get("missing"), settings.get("task")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        return "its outcome has no list of measurements"
+    if not isinstance(missing, list) or not all(isinstance(cell, dict) and cell.keys() >= CELL for cell in missing):
+        return "its outcome does not say what is missing"
+    if not isinstance(settings.get("machine"), dict) or not settings["machine"].keys() >= MACHINE:
+        return "its settings do not say the machine's attention and torch"
+    if not isinstance(task, dict) or not all(isinstance(task.get(key), list) for key in GRID) or (
+            not task.keys() >= {"trials", "precision"}) or not all(
+            isinstance(column, dict) and column.keys() >= COLUMN for column in task["table1"]):
+        return "its settings do not say the grid"
+    for row in rows:
+        odd = next((key for key in NUMBERS if not _number(row.get(key))), None)
+        if odd or not {"method", "label"} <= row.keys():
+            return f"a measurement has no number as its {odd}" if odd else "a measurement names no method"
+        if row["batch"] not in task["batches"] or row["length"] not in task["lengths"]:
+            return "a measurement is not on its grid"
+    return ""
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def measured(record: Record) -> pd.DataFrame:
@@ -47,9 +83,13 @@ def whose(record: Record) -> str:
     other = [what for what, same in (
         ("model", record.model == "gpt2-medium"),
         ("device", "rtx8000" in record.device.lower().replace(" ", "")), ("trials", task["trials"] == 100)) if not same]
-    verdict = f"not comparable: other {', '.join(other)}" if other else "as the paper"
+    verdict = (f"not comparable: other {', '.join(other)}" if other
+               else "as the paper, which states neither precision nor attention")
+    precision, matmul = task["precision"], machine.get("float32_matmul", "highest")
+    if precision == "fp32" and matmul != "highest":
+        precision += f" but for matrix products (torch's {matmul})"  # TF32, or less
     seed = f", seed {record.seed}" if record.seed else ""
-    return (f"ours: {record.model}, {record.device}, {task['precision']}, {machine['attention']}, torch "
+    return (f"ours: {record.model}, {record.device}, {precision}, {machine['attention']}, torch "
             f"{machine['torch']}, {task['trials']} trials{seed} ({verdict})")
 
 
@@ -82,7 +122,7 @@ def _ours(record: Record, batch: int, length: int) -> pd.DataFrame:
     sizes = {(name, column[name]) for column in columns for name in ADAPTERS}
     rows = measured(record).query("batch == @batch and length == @length")
     kept = [row.method not in ADAPTERS or (row.method, row.r) in sizes for row in rows.itertuples()]
-    return rows[kept].assign(whose=whose(record), model=record.model)
+    return rows.loc[kept].assign(whose=whose(record), model=record.model)
 
 
 def _rows(data: pd.DataFrame, batch: int, length: int) -> list[list[str]]:
@@ -110,7 +150,8 @@ def _protocol() -> list[str]:
     return [
         "One forward pass in milliseconds, and how much slower it is than without an adapter. The paper gives mean and "
         "spread over 100 trials. Ours are in eval mode, without a graph compiler, the trials of all methods "
-        "interleaved; the slow-down is the median over the rounds, in brackets their quartiles. Trials before the "
+        "interleaved; the slow-down is the median over the rounds of one time over the other, in brackets "
+        "the quartiles: on a busy machine it need not be the ratio of the medians beside it. Trials before the "
         "first that counts warm the machine up.",
         "The paper states neither the precision nor the bottlenecks, nor whether the logits of the vocabulary are in "
         "the time. Ours compute the logits of every position and keep no cache; the bottlenecks are those that give "
@@ -123,7 +164,7 @@ def _finding(record: Record) -> str:
     """The slow-downs of a study's smallest cell, and which of them its spread cannot tell from none."""
     rows, label = measured(record), whose(record)
     first = rows[(rows.batch == rows.batch[0]) & (rows.length == rows.length[0]) & (rows.method != "none")]
-    said = ", ".join(f"{row.label} r={row.r} {row.slowdown:+.1f} %" for row in first.itertuples())
+    said = ", ".join(f"{row.label} r={row.r} {row.slowdown:+.1f} %" for row in first.itertuples()) or "no method timed"
     unsure = [f"{row.label} r={row.r}" for row in first.itertuples() if row.slowdown_low <= 0 <= row.slowdown_high]
     within = f" Not told from no slow-down (the quartiles include 0): {', '.join(unsure)}." if unsure else ""
     return f"{label[0].upper()}{label[1:]}. Batch {rows.batch[0]}, length {rows.length[0]}: {said}.{within}"

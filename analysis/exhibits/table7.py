@@ -16,7 +16,7 @@ from engine.record import Record
 from lora.files import Update
 
 NEEDS = ("weights of LoRA runs with r=4 and r=64 (one is enough) and the base model's; "
-         "python run.py -m task=cola method=lora r=4,64 init_from=none makes them")
+         "python run.py -m task=cola method=lora model=minilm r=4,64 data_root=DIR makes them")
 LOW, HIGH = 4, 64  # the paper's ranks
 NUMBERS = ["delta", "own", "random", "expected", "norm_W", "norm_delta", "factor"]
 COLUMNS = ["", "r", "U, V of ΔW_q", "of W_q", "of random", "random, expected", "‖W_q‖", "‖ΔW_q‖", "factor"]
@@ -89,9 +89,10 @@ def _read(name: str, layer: int, records: Sequence[Record], numbers: Sequence[di
     for record, each in zip(records, numbers, strict=True):
         r = record.settings["r"]
         if not each["norm_delta"]:
-            said.append(f"At r = {r} ΔW is zero: an untrained adapter has no directions.")
+            said.append(f"At r = {r} ΔW is zero and has no directions.")
             continue
         said.append(f"At r = {r} ΔW's directions hold {each['delta'] / each['expected']:.2f} times as much of W as "
                     f"random ones are expected to, and {each['delta'] / each['own']:.1%} of what its own first {r} "
                     f"hold; the factor is {each['factor']:.3g}.")
-    return f"**{name}.** {' '.join(said)} {pairs.told(records)}"
+    ranks = pairs.other_ranks(records, (LOW, HIGH))
+    return f"**{name}.** {' '.join(said)}{ranks} {pairs.told(records)}"
