@@ -31,8 +31,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(RUN) -m pip install -q -c constraints.txt -e '.[demo,java,test]'
 	@touch $@
 
-bench: $(VENV)/.ready  ## how fast it decodes: ratios, side by side
+bench: $(VENV)/.ready  ## how fast it decodes and decomposes: ratios, side by side (some minutes)
 	$(RUN) -m benchmarks.decoding
+	$(RUN) -m benchmarks.subspace
 
 clean:  ## the virtual environment and caches (records stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

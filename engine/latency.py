@@ -49,7 +49,8 @@ def run(study: Any, settings: Mapping[str, Any], said: Sequence[str], root: Path
         return path
     counts = variants.counts(study, shape)
     commit, began, clock = record.commit(root), datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    print(f"{title}\n{len(study.cells())} cells of batch and length, {study.trials} trials", flush=True)
+    cells = ", ".join(f"{batch} x {length}" for batch, length in study.cells())
+    print(f"{title}\nbatch x length: {cells}; {study.trials} trials", flush=True)
     rows, missing = _measured(study, variants.built(shape, device, precision, seed), device, seed)
     if not rows:
         raise Refused(f"model={spec.name}: not one cell fits into the memory of {name}; say smaller task.batches")
