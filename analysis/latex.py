@@ -12,8 +12,6 @@ SIGNS = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\
          "²": "$^2$", "≤": r"$\le$", "≥": r"$\ge$", "<": r"$<$", ">": r"$>$", "…": r"\ldots{}", "·": r"$\cdot$",
          "→": r"$\to$", "‖": r"$\|$", "ᵀ": "$^T$", "✓": "yes", "✗": "no",
          "σ": r"$\sigma$", "Σ": r"$\Sigma$", "∞": r"$\infty$", "₀": "$_0$", "≈": r"$\approx$"}
-
-
 HEAD = r"% \usepackage{booktabs,graphicx} and UTF-8; what the columns mean stands in the Markdown of the same name"
 
 
@@ -25,11 +23,9 @@ def page(name: str, tables: Sequence[Table]) -> str:
 def tabular(table: Table, label: str) -> str:
     """The table as a LaTeX environment with its title as caption, made smaller where it is wider than the text."""
     kinds = "".join("r" if i in table.right else "l" for i in range(len(table.columns)))
-    body = [r"\midrule" if set(row) <= {""} else line(row) for row in table.rows]
     return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{escape(table.title)}}}\label{{{label}}}",
                       rf"\setbox0=\hbox{{\begin{{tabular}}{{{kinds}}}", r"\toprule", line(table.columns), r"\midrule",
-                      *body,
-                      r"\bottomrule", r"\end{tabular}}%",
+                      *map(line, table.rows), r"\bottomrule", r"\end{tabular}}%",
                       r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\box0}\else\box0\fi", r"\end{table}"])
 
 

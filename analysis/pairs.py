@@ -6,18 +6,21 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from analysis import matrices
 from analysis.exhibit import Inputs
+from analysis.sites import Updates
 from engine.contract import Refused
 from engine.record import Record, plain
-from lora.files import Update, read
+from lora.files import read
 
-Site = tuple[int, str]  # layer, from 1, and the paper's name of the matrix
+Measured = TypeVar("Measured")
 MAKE = ("python run.py -m task=cola method=lora model=minilm init_from=none r=4,8,64 seed=0,1 data_root=DIR makes such "
         "runs on a stand-in; without model, init_from and data_root, on RoBERTa base")
+ONE_RANK = "needs a run with one rank for all targets"
 STAND_IN = "These runs are not GPT-3's: they show whether the picture is the paper's, not its numbers."
 
 
@@ -60,9 +63,9 @@ def groups(inputs: Inputs) -> list[Group]:
     return out
 
 
-def lacking(inputs: Inputs) -> list[str]:
+def lacking(inputs: Inputs, found: Sequence[Group]) -> list[str]:
     """The tasks and models whose LoRA runs are in no picture because their weights are gone; or that there are none."""
-    there = {(record.task, record.model) for group in groups(inputs) for record in group.records}
+    there = {(record.task, record.model) for group in found for record in group.records}
     bare = [record for record in _lora(inputs) if (record.task, record.model) not in there]
     names = sorted({f"{record.task}-{record.model}" for record in bare})
     out = [f"{len(bare)} LoRA runs ({', '.join(names)}) have no best.safetensors beside their record; the same command "
@@ -104,24 +107,33 @@ def one_a_rank(group: Group, ranks: Sequence[int]) -> list[Record]:
     return [group.at(r)[min(seeds or group.at(r))] for r in ranks]
 
 
+def every_rank(group: Group) -> list[Record]:
+    """A run of each rank that there is."""
+    return one_a_rank(group, group.ranks)
+
+
 def each(inputs: Inputs, choose: Callable[[Group], Sequence[Record] | None], need: str,
-         ) -> tuple[list[tuple[str, list[Record], list[dict[Site, Update]]]], list[str]]:
-    """For every group the chosen runs with their updates; and what is missing: need says what choose() looks for."""
-    found, missing = [], lacking(inputs)
-    for group in groups(inputs):
+         measure: Callable[[list[Record], list[Updates]], Measured],
+         ) -> tuple[list[tuple[str, list[Record], Measured]], list[str]]:
+    """For every group its name, the chosen runs, and what measure() makes of them and their updates; and what is
+    missing: need says what choose() looks for, and a Refused, of a file or of measure(), leaves the group out."""
+    there = groups(inputs)
+    found, missing = [], lacking(inputs, there)
+    for group in there:
         chosen = choose(group)
         if not chosen:
             missing.append(f"{group.name}: {need}; there {'is' if len(group.records) == 1 else 'are'} "
                            f"{', '.join(f'{run.variant} seed {run.seed}' for run in group.records)}")
             continue
         try:
-            found.append((group.name, list(chosen), [updates(inputs, record) for record in chosen]))
+            runs = list(chosen)
+            found.append((group.name, runs, measure(runs, [updates(inputs, record) for record in runs])))
         except Refused as error:
             missing.append(f"{group.name}: {error}".replace("\n", "; "))
     return found, missing
 
 
-def updates(inputs: Inputs, record: Record) -> dict[Site, Update]:
+def updates(inputs: Inputs, record: Record) -> Updates:
     """A run's updates by their place. Raises Refused when the file is not one."""
     path = inputs.weights(record)
     if path is None:
@@ -130,34 +142,6 @@ def updates(inputs: Inputs, record: Record) -> dict[Site, Update]:
     matrices.finite(adapter)
     names = matrices.names(adapter.updates)
     return {(update.layer, name): update for update, name in zip(adapter.updates, names, strict=True)}
-
-
-def shown(places: Collection[Site]) -> list[str]:
-    """The matrices of a picture: q and v as in the paper; where neither was adapted, the first two that were; one where
-    no layer has both."""
-    names = list(dict.fromkeys(name for _, name in places))
-    chosen: list[str] = [name for name in ("q", "v") if name in names] or names[:2]
-    return chosen if layers(places, chosen) else chosen[:1]
-
-
-def layers(places: Collection[Site], targets: Sequence[str]) -> list[int]:
-    """The layers in which all of these matrices were adapted, first to last."""
-    return sorted({layer for layer, _ in places if all((layer, target) in places for target in targets)})
-
-
-def middle(there: Sequence[int]) -> int:
-    """What stands for the paper's layer 48 of 96: layer L / 2, or the nearest of those that are there."""
-    return _nearest(there, there[-1] // 2)
-
-
-def spread(there: Sequence[int]) -> list[int]:
-    """What stands for the paper's layers 1, 32, 64 and 96 of 96: 1, L / 3, 2 L / 3 and L, each once."""
-    L = there[-1]
-    return sorted({_nearest(there, wanted) for wanted in (1, round(L / 3), round(2 * L / 3), L)})
-
-
-def _nearest(there: Sequence[int], wanted: int) -> int:
-    return min(there, key=lambda layer: (abs(layer - wanted), layer))
 
 
 def told(records: Sequence[Record]) -> str:

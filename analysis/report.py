@@ -13,15 +13,14 @@ from markupsafe import Markup
 
 from analysis.exhibit import Exhibit, Figure, Inputs, Table
 from analysis.plots import INK, PAPER
-from engine.files import whole
+from engine.files import whole_text
 from engine.record import Record
 
 
 def write(exhibits: Mapping[str, Exhibit], inputs: Inputs) -> Path:
     """Writes RESULTS/report.html, the same bytes for the same exhibits; returns its path. Raises OSError."""
     path = inputs.results / "report.html"
-    text = page(exhibits, inputs)
-    whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    whole_text(path, page(exhibits, inputs))
     return path
 
 

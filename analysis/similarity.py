@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analysis import pairs, plots, subspace
+from analysis import pairs, plots, sites, subspace
 from analysis.exhibit import Inputs
-from analysis.pairs import Group, Site
+from analysis.pairs import Group
+from analysis.sites import Site
 from engine.record import Record
 
 COLUMNS = ["picture", "task", "model", "layer", "target", "r_1", "seed_1", "r_2", "seed_2", "i", "j", "phi", "random"]
@@ -32,12 +33,12 @@ class Picture:
     @property
     def targets(self) -> list[str]:
         """The matrices to show."""
-        return pairs.shown(self.phi.keys())
+        return sites.shown(self.phi.keys())
 
     @property
     def layers(self) -> list[int]:
         """The layers that have all of these."""
-        return pairs.layers(self.phi.keys(), self.targets)
+        return sites.layers(self.phi.keys(), self.targets)
 
     @property
     def ranks(self) -> tuple[int, int]:
@@ -53,7 +54,7 @@ class Picture:
 def pictures(inputs: Inputs, choose: Callable[[Group], tuple[Record, Record] | None], need: str,
              ) -> tuple[list[Picture], list[str]]:
     """A picture for every group of runs that has such a pair, and what is missing."""
-    found, missing = pairs.each(inputs, choose, need)
+    found, missing = pairs.each(inputs, choose, need, lambda _, updates: updates)
     made = []
     for name, (one, other), (first, second) in found:
         places = [place for place in first if place in second]

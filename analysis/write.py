@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis import latex, markdown
 from analysis.exhibit import Exhibit
-from engine.files import whole
+from engine.files import whole_text
 
 
 def write(name: str, exhibit: Exhibit, results: Path) -> list[Path]:
@@ -20,7 +20,7 @@ def write(name: str, exhibit: Exhibit, results: Path) -> list[Path]:
         texts[tables / f"{name}.csv"] = exhibit.data.to_csv(index=False, lineterminator="\n", float_format="%.10g")
     texts |= {figures / f"{figure.name}.svg": figure.svg for figure in exhibit.figures}
     for path, text in texts.items():
-        whole(path, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+        whole_text(path, text)
     old = {tables / f"{name}.{ending}" for ending in ("tex", "csv")} | set(figures.glob(f"{name}-*.svg"))
     for path in old | {figures / f"{name}.svg"}:
         if path not in texts:

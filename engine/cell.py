@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import record
 from engine.contract import Refused, generator
-from engine.files import whole
+from engine.files import whole_text
 from engine.resolve import Cell, Resolved, resolve
 from engine.spec import Recipe
 from engine.words import counted, main_process, summary, two
@@ -146,7 +146,7 @@ def _keep(at: Resolved, cell: Cell, best: dict[str, Any], last: dict[str, Any], 
         weights.save(last, at.kept / "last.safetensors", about)
     if cell.decode is not None:
         text = json.dumps(outcome, indent=1) + "\n"
-        whole(at.kept / "training.json", lambda part: part.write_text(text, encoding="utf-8"))
+        whole_text(at.kept / "training.json", text)
 
 
 def parameters(cell: Cell) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from engine.backbone import Backbone
 from engine.contract import Numbers, Special
-from engine.files import whole
+from engine.files import whole_text
 from engine.resolve import Cell, Resolved
 
 SHOWN = 3  # samples on the screen
@@ -71,7 +71,7 @@ def judge(cell: Cell, at: Resolved, backbone: Backbone, special: Special, say: C
 def keep(texts: Sequence[str], folder: Path) -> None:
     """The texts, one a line in the order of the inputs, beside the record: what other scorers want. Raises OSError."""
     lines = "".join(" ".join(text.split()) + "\n" for text in texts)
-    whole(folder / "hypotheses.txt", lambda part: part.write_text(lines, encoding="utf-8"))
+    whole_text(folder / "hypotheses.txt", lines)
 
 
 def _samples(inputs: Sequence[Any], texts: Sequence[str]) -> str:

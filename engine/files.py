@@ -8,6 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def whole_text(path: Path, text: str) -> None:
+    """Puts text at path (UTF-8) in one step. Raises OSError."""
+    whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
 def whole(path: Path, write: Callable[[Path], object]) -> None:
     """Calls write(a temporary path beside path), then moves the finished file to path in one step. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)

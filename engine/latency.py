@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import record
-from engine.contract import Refused, generator, number, one_of
-from engine.resolve import writable
+from engine.contract import Refused, generator
+from engine.resolve import check_run, writable
 from engine.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -84,10 +84,8 @@ def _check(settings: Mapping[str, Any], said: Sequence[str]) -> Path:
         if key not in SETTINGS and not re.fullmatch(CHOICES, key):
             raise Refused(f"{word}: task=latency trains nothing: no method, recipe, scale or data\n"
                           f"its settings: model {' '.join(SETTINGS)}")
+    check_run(settings)
     runtime = settings["runtime"]
-    number("seed", settings["seed"], 0, 2**31 - 1, whole=True)
-    one_of("runtime.device", runtime["device"], ("auto", "cpu", "cuda"))
-    one_of("runtime.force", runtime["force"], (True, False))
     if not isinstance(runtime["out"], str) or not runtime["out"]:
         raise Refused(f"runtime.out={runtime['out']}: runtime.out must be a folder")
     out = Path(runtime["out"]).expanduser()

@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any
 
 from engine.contract import Refused
-from engine.files import whole
+from engine.files import whole_text
 
 SCHEMA = 1
 VARIANT = ("r", "alpha", "targets", "l_p", "l_i", "drop", "top")  # the methods' own settings, as the paper calls them
@@ -72,7 +72,7 @@ def path_of(out: Path, scale: str, task: str, model: str, method: str, seed: int
 def write(record: Record, path: Path) -> None:
     """Puts the record at path in one step: a reader sees all of it or nothing. Raises OSError, leaving no part."""
     text = json.dumps(_finite(asdict(record)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    whole_text(path, text)
 
 
 KINDS: dict[str, tuple[type, ...]] = {  # what a field holds, by its annotation; a bool is no number

@@ -36,13 +36,11 @@ class Cell:
 
     def __post_init__(self) -> None:
         runtime = self.settings["runtime"]
-        number("seed", self.settings["seed"], 0, 2**31 - 1, whole=True)
+        check_run(self.settings)
         number("runtime.micro_batch", runtime["micro_batch"], 1, whole=True, none=True)
-        one_of("runtime.device", runtime["device"], ("auto", "cpu", "cuda"))
         one_of("runtime.save", runtime["save"], ("both", "best", "none"))
         one_of("runtime.wandb", runtime["wandb"], ("off", "offline", "online"))
-        for key in ("force", "train"):
-            one_of(f"runtime.{key}", runtime[key], (True, False))
+        one_of("runtime.train", runtime["train"], (True, False))
 
     @property
     def out(self) -> Path:
@@ -125,6 +123,13 @@ def _origin(settings: Settings) -> Origin:
     if root is not None and not Path(str(root)).expanduser().is_dir():
         raise Refused(f"data_root={root}: no such folder")
     return Origin("hub" if root is None else "folder", root, 0, 0)
+
+
+def check_run(settings: Mapping[str, Any]) -> None:
+    """Refuses what is wrong with the settings that a run of any kind has."""
+    number("seed", settings["seed"], 0, 2**31 - 1, whole=True)
+    one_of("runtime.device", settings["runtime"]["device"], ("auto", "cpu", "cuda"))
+    one_of("runtime.force", settings["runtime"]["force"], (True, False))
 
 
 def writable(out: Path) -> None:

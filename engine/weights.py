@@ -15,7 +15,7 @@ from torch import nn
 
 from engine.backbone import Backbone
 from engine.contract import Refused
-from engine.files import whole
+from engine.files import whole, whole_text
 
 Tensors = dict[str, torch.Tensor]
 
@@ -35,7 +35,7 @@ def save(tensors: Tensors, path: Path, about: Mapping[str, Any]) -> None:
         whole(path, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
     except SafetensorError as error:  # what a full disk becomes in there
         raise OSError(errno.EIO, str(error), str(path)) from None
-    whole(path.with_name("adapter.json"), lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
+    whole_text(path.with_name("adapter.json"), json.dumps(about, indent=1) + "\n")
 
 
 def load(backbone: Backbone, path: Path, keep_output: bool) -> str:

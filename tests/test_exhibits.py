@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import import_module
@@ -23,17 +23,9 @@ from analysis.exhibit import PRINTED, Exhibit, Figure, Inputs, Table, inputs, pr
 from analysis.write import write
 from engine.record import read
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 EMPTY = Inputs(ROOT / "nowhere", [], [])
 NAMES = list(command.names())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of these tests' own, and no folder of base weights."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("LORA_BASE", raising=False)
-        yield
 
 
 # --- the paper's numbers --------------------------------------------------------------------------------------------

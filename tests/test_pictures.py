@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache as cache_of
 from importlib import import_module
@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT, Cli, ran
 from safetensors.torch import save_file
 
-from analysis import adapters, base, exhibit, markdown, matrices, pairs, similarity, spectra
+from analysis import adapters, base, exhibit, markdown, matrices, pairs, similarity, sites, spectra
 from analysis.exhibit import Exhibit, Inputs, printed
 from analysis.write import write
 from engine import hub, record, weights
@@ -25,6 +25,7 @@ from engine.contract import Refused
 from engine.record import Record
 from lora.files import Adapter, Update, read, write_peft
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 D, L = 96, 6
 EXHIBITS = ("figure3", "figure4", "figure6", "figure7", "figure8", "table7", "amplification", "spectrum")
 BASE = "results/runs/paper/cola/minilm-lora-s0-b0630aff14.json"
@@ -38,15 +39,6 @@ def normal(*shape: int, seed: int) -> torch.Tensor:
 def basis(k: int, seed: int) -> torch.Tensor:
     """k orthonormal columns of R^D."""
     return torch.linalg.qr(normal(D, k, seed=seed))[0]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of these tests' own, and no folder of base weights."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("LORA_BASE", raising=False)
-        yield
 
 
 @pytest.fixture
@@ -252,15 +244,15 @@ def test_a_suppressed_direction_is_found_amplified(tmp_path: Path, undrawn: None
                                                      (6, 3, [1, 2, 4, 6]), (2, 1, [1, 2]), (1, 1, [1])])
 def test_which_layers_stand_for_the_papers(L: int, middle: int, spread: list[int]) -> None:
     there = list(range(1, L + 1))
-    assert pairs.middle(there) == middle and pairs.spread(there) == spread
+    assert sites.middle(there) == middle and sites.spread(there) == spread
 
 
 def test_which_layers_and_matrices_where_not_all_are_adapted() -> None:
-    assert pairs.middle([1, 2, 11, 12]) == 2 and pairs.spread([3, 4, 12]) == [3, 4, 12]
+    assert sites.middle([1, 2, 11, 12]) == 2 and sites.spread([3, 4, 12]) == [3, 4, 12]
     every = [(layer, target) for layer in (1, 2) for target in ("q", "k", "v", "o")]
-    assert pairs.shown(every) == ["q", "v"]
-    assert pairs.shown([(1, "k"), (1, "o"), (1, "ff mlp.c_fc")]) == ["k", "o"]
-    assert pairs.shown([(1, "q"), (2, "v")]) == ["q"] and pairs.layers([(1, "q"), (2, "v")], ["q"]) == [1]
+    assert sites.shown(every) == ["q", "v"]
+    assert sites.shown([(1, "k"), (1, "o"), (1, "ff mlp.c_fc")]) == ["k", "o"]
+    assert sites.shown([(1, "q"), (2, "v")]) == ["q"] and sites.layers([(1, "q"), (2, "v")], ["q"]) == [1]
     assert pairs.stretch([2, 8, 16, 64], 8, 64) == (8, 64) and pairs.stretch([2, 8], 8, 64) == (2, 8)
     assert pairs.stretch([16], 8, 64) == (16,) and pairs.stretch([], 8, 64) == ()
 

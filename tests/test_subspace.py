@@ -2,6 +2,7 @@
 element."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,7 +156,8 @@ def test_ranks_of_known_spectra() -> None:
         assert subspace.stable_rank(values) == pytest.approx(stable, abs=1e-12)
 
 
-def test_the_svd_of_w_is_kept_and_a_damaged_cache_is_not_believed(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_the_svd_of_w_is_kept_and_a_damaged_cache_is_not_believed(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     W = torch.randn(40, 60, generator=torch.Generator().manual_seed(0))
     S, V = base.spectrum(W)

@@ -9,10 +9,8 @@ import pandas as pd
 
 from analysis import base, pairs, plots, similarity, spectra, subspace
 from analysis.exhibit import Exhibit, Figure, Inputs, Table
-from analysis.pairs import Site
-from engine.contract import Refused
+from analysis.sites import Updates
 from engine.record import Record
-from lora.files import Update
 
 NEEDS = ("weights of LoRA runs and the base model's; "
          "python run.py -m task=cola method=lora model=minilm r=4,64 data_root=DIR makes them")
@@ -20,26 +18,20 @@ NEEDS = ("weights of LoRA runs and the base model's; "
 
 def make(inputs: Inputs) -> Exhibit:
     """A table and a figure for every group of runs: a run of each rank."""
-    found, missing = pairs.each(inputs, lambda group: pairs.one_a_rank(group, group.ranks),
-                                "needs a run with one rank for all targets")
+    found, missing = pairs.each(inputs, pairs.every_rank, pairs.ONE_RANK, _measured)
     says = ["‖ΔW‖_F / ‖UᵀWVᵀ‖_F with U and V the singular directions of ΔW (Appendix H.4), ΔW with the scale "
             "alpha / r. The paper prints 21.5 at r = 4 and about 2 at r = 64, for W_q in layer 48 of GPT-3."]
     tables, figures, data = [], [], []
-    for name, records, updates in found:
-        try:
-            rows = _measured(name, records, updates)
-        except Refused as error:
-            missing.append(f"{name}: {error}".replace("\n", "; "))
-            continue
+    for name, records, rows in found:
         tables.append(_table(name, rows))
         figures.append(Figure(f"amplification-{name}", "The amplification factor by layer. " + pairs.told(records),
                               _draw(records[0], rows)))
         says.append(_read(name, rows))
-        data += rows
+        data += [{"group": name, **row} for row in rows]
     return Exhibit("Amplification in every layer", says, tables, figures, pd.DataFrame(data) if data else None, missing)
 
 
-def _measured(name: str, records: Sequence[Record], updates: Sequence[dict[Site, Update]]) -> list[dict[str, Any]]:
+def _measured(records: Sequence[Record], updates: Sequence[Updates]) -> list[dict[str, Any]]:
     """A row for each run, layer and matrix. Raises Refused without W."""
     model, rows = base.of(records[0]), []
     deltas = [dict(zip(each, spectra.decomposed(list(each.values())), strict=True)) for each in updates]
@@ -48,7 +40,7 @@ def _measured(name: str, records: Sequence[Record], updates: Sequence[dict[Site,
         norm = subspace.norm(W)
         for record, each in zip(records, deltas, strict=True):
             delta, r = each[layer, target], record.settings["r"]
-            rows.append({"group": name, "task": record.task, "model": record.model, "seed": record.seed,
+            rows.append({"task": record.task, "model": record.model, "seed": record.seed,
                          "digest": record.digest, "layer": layer, "target": target, "r": r, "norm_W": norm,
                          "norm_delta": float(delta.S.norm()), "projection": subspace.projection(delta.U, W, delta.V),
                          "random": norm * r / (W.shape[0] * W.shape[1]) ** 0.5,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from analysis import pairs, plots, similarity
+from analysis import pairs, plots, similarity, sites
 from analysis.exhibit import Exhibit, Figure, Inputs
 from analysis.similarity import Picture
 
@@ -15,7 +15,7 @@ LOW, HIGH = 8, 64  # the paper's ranks
 
 def make(inputs: Inputs) -> Exhibit:
     """A row of four panels for every pair of runs (Section 7.2)."""
-    return ranks("figure3", "Figure 3: subspaces at two ranks", inputs, lambda there: [pairs.middle(there)],
+    return ranks("figure3", "Figure 3: subspaces at two ranks", inputs, lambda there: [sites.middle(there)],
                  list)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from analysis import pairs, plots, similarity, subspace
+from analysis import pairs, plots, similarity, sites, subspace
 from analysis.exhibit import Exhibit, Figure, Inputs
 from analysis.similarity import Picture
 
@@ -18,12 +18,12 @@ def make(inputs: Inputs) -> Exhibit:
     """Three panels for every pair of runs (Section 7.2)."""
     made, missing = similarity.pictures(inputs, lambda group: pairs.two_seeds(group, R), NEED)
     beside = "; on the right, φ of two random Gaussian matrices of this shape"
-    figures = [Figure(f"figure4-{picture.name}", caption(picture, [pairs.middle(picture.layers)], beside),
+    figures = [Figure(f"figure4-{picture.name}", caption(picture, [sites.middle(picture.layers)], beside),
                       _draw(picture)) for picture in made]
     says = ["φ between two runs that differ in the seed alone says how much of A the task decides, and how much "
             "chance. The paper finds more in common in ΔW_q than in ΔW_v, and no common directions between random "
             "matrices.",
-            *(paragraph(picture, [pairs.middle(picture.layers)]) for picture in made)]
+            *(paragraph(picture, [sites.middle(picture.layers)]) for picture in made)]
     return Exhibit("Figure 4: subspaces of two seeds" + stand_in(made), says, [], figures,
                    similarity.data(made, list), missing)
 
@@ -57,7 +57,7 @@ def paragraph(picture: Picture, layers: list[int]) -> str:
 
 
 def _draw(picture: Picture) -> str:
-    layer, first = pairs.middle(picture.layers), picture.pair[0]
+    layer, first = sites.middle(picture.layers), picture.pair[0]
     d = picture.d[layer, picture.targets[0]]
     noise = subspace.phi_of(*subspace.control(0, 2, picture.ranks[0], d))
     with plots.panels(1, len(picture.targets) + 1, 2.6, 2.4) as (figure, axes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis import pairs
+from analysis import sites
 from analysis.exhibit import Exhibit, Inputs
 from analysis.exhibits import figure3
 
@@ -12,5 +12,5 @@ NEEDS = ("weights of LoRA runs with r=8 and r=64 that differ in nothing else; "
 
 def make(inputs: Inputs) -> Exhibit:
     """A row of four panels for each of the layers, for every pair of runs."""
-    return figure3.ranks("figure6", "Figure 6: subspaces at two ranks, other layers", inputs, pairs.spread,
-                         pairs.spread)
+    return figure3.ranks("figure6", "Figure 6: subspaces at two ranks, other layers", inputs, sites.spread,
+                         sites.spread)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis import pairs, plots, similarity
+from analysis import pairs, plots, similarity, sites
 from analysis.exhibit import Exhibit, Figure, Inputs
 from analysis.exhibits import figure4
 from analysis.similarity import Picture
@@ -14,12 +14,12 @@ NEEDS = ("weights of LoRA runs with r=64 and two seeds that differ in nothing el
 def make(inputs: Inputs) -> Exhibit:
     """A pair of panels (ΔW_q, ΔW_v) for each layer, two pairs a row, for every pair of runs."""
     made, missing = similarity.pictures(inputs, lambda group: pairs.two_seeds(group, figure4.R), figure4.NEED)
-    shown = [(picture, pairs.spread(picture.layers)) for picture in made]
+    shown = [(picture, sites.spread(picture.layers)) for picture in made]
     figures = [Figure(f"figure7-{picture.name}", figure4.caption(picture, layers, ""), _draw(picture, layers))
                for picture, layers in shown]
     says = ["Figure 4 in other layers.", *(figure4.paragraph(picture, layers) for picture, layers in shown)]
     return Exhibit("Figure 7: subspaces of two seeds, other layers" + figure4.stand_in(made), says, [], figures,
-                   similarity.data(made, pairs.spread), missing)
+                   similarity.data(made, sites.spread), missing)
 
 
 def _draw(picture: Picture, layers: list[int]) -> str:

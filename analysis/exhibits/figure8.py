@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analysis import base, pairs, plots, similarity, subspace
+from analysis import base, pairs, plots, similarity, sites, subspace
 from analysis.exhibit import Exhibit, Figure, Inputs
-from analysis.pairs import Group, Site
-from engine.contract import Refused
+from analysis.pairs import Group
+from analysis.sites import Updates
 from engine.record import Record
-from lora.files import Update
 
 NEEDS = ("weights of LoRA runs with r=4, 8 and 64 (one is enough) and the base model's; "
          "python run.py -m task=cola method=lora model=minilm r=4,8,64 data_root=DIR makes them")
@@ -24,14 +23,9 @@ COLUMNS = ["picture", "task", "model", "layer", "target", "matrix", "i", "j", "p
 
 def make(inputs: Inputs) -> Exhibit:
     """A heat map for each rank and one for a random matrix, for every group of runs (Appendix H.3)."""
-    found, missing = pairs.each(inputs, _choose, "needs a run with one rank for all targets")
+    found, missing = pairs.each(inputs, _choose, pairs.ONE_RANK, _maps)
     figures, says, rows = [], [], []
-    for name, records, updates in found:
-        try:
-            layer, target, maps = _maps(records, updates)
-        except Refused as error:
-            missing.append(f"{name}: {error}".replace("\n", "; "))
-            continue
+    for name, records, (layer, target, maps) in found:
         low, high = _scale(maps)
         figures.append(Figure(f"figure8-{name}", _caption(records, layer, target, low, high, maps),
                               _draw(records[0], layer, target, maps, low, high)))
@@ -48,10 +42,9 @@ def _choose(group: Group) -> list[Record]:
     return pairs.one_a_rank(group, [r for r in RANKS if r in group.ranks] or pairs.stretch(group.ranks, 4, 64))
 
 
-def _maps(records: list[Record], updates: list[dict[Site, Update]]) -> tuple[int, str, dict[str, torch.Tensor]]:
+def _maps(records: list[Record], updates: list[Updates]) -> tuple[int, str, dict[str, torch.Tensor]]:
     """The layer, the matrix, and phi (d / 10, r) by what it is compared with. Raises Refused without W."""
-    target = pairs.shown(updates[0])[0]
-    layer = pairs.middle(pairs.layers(updates[0], [target]))
+    layer, target = sites.central(updates[0])
     first = updates[0][layer, target]
     _, V = base.spectrum(base.of(records[0]).weight(first))
     maps = {f"r = {record.settings['r']}": subspace.phi(V, subspace.right(each[layer, target].A))

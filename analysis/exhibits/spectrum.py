@@ -16,8 +16,7 @@ NEEDS = ("weights of LoRA runs; "
 
 def make(inputs: Inputs) -> Exhibit:
     """Tables and a figure for every group of runs: a run of each rank."""
-    found, missing = pairs.each(inputs, lambda group: pairs.one_a_rank(group, group.ranks),
-                                "needs a run with one rank for all targets")
+    found, missing = pairs.each(inputs, pairs.every_rank, pairs.ONE_RANK, lambda _, updates: updates)
     says = ["σ_k are the singular values of ΔW with the scale alpha / r. The effective rank is exp of the entropy of "
             "σ_k / Σσ (Roy and Vetterli 2007), r for equal σ_k; the stable rank is ‖ΔW‖_F² / σ_1². The paper argues "
             "for a low intrinsic rank from scores and shared directions; it shows no spectrum."]

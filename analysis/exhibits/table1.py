@@ -41,8 +41,10 @@ def make(inputs: Inputs) -> Exhibit:
 def studies(inputs: Inputs) -> tuple[list[Record], list[str]]:
     """The recorded latency studies, sorted by path; and those that are left out, each with what is wrong with it."""
     told = [record for record in inputs.records if record.task == "latency" and record.scale == "paper"]
-    return ([record for record in told if not _fault(record)],
-            [f"latency study {record.digest} is left out: {fault}" for record in told if (fault := _fault(record))])
+    faults = [_fault(record) for record in told]
+    return ([record for record, fault in zip(told, faults, strict=True) if not fault],
+            [f"latency study {record.digest} is left out: {fault}" for record, fault in zip(told, faults, strict=True)
+             if fault])
 
 
 def _fault(record: Record) -> str:

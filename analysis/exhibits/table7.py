@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analysis import base, pairs, subspace
+from analysis import base, pairs, sites, subspace
 from analysis.exhibit import Exhibit, Inputs, Table, printed
-from analysis.pairs import Group, Site
-from engine.contract import Refused
+from analysis.pairs import Group
+from analysis.sites import Updates
 from engine.record import Record
 from lora.files import Update
 
@@ -28,14 +28,9 @@ SAYS = ("‖UᵀW_qVᵀ‖_F with U and V the first r singular directions of ΔW
 
 def make(inputs: Inputs) -> Exhibit:
     """The paper's numbers, and under them ours in the middle layer of every group of runs."""
-    found, missing = pairs.each(inputs, _choose, "needs a run with one rank for all targets")
+    found, missing = pairs.each(inputs, _choose, pairs.ONE_RANK, _measured)
     table, says, data = _paper(), [SAYS], []
-    for name, records, updates in found:
-        try:
-            target, layer, numbers = _measured(records, updates)
-        except Refused as error:
-            missing.append(f"{name}: {error}".replace("\n", "; "))
-            continue
+    for name, records, (layer, target, numbers) in found:
         for record, each in zip(records, numbers, strict=True):
             shown = [f"{each[key]:.3g}" if each[key] == each[key] else "—" for key in NUMBERS]
             table.append([f"{name}, {target} of layer {layer}", str(record.settings["r"]), *shown])
@@ -64,14 +59,12 @@ def _paper() -> list[list[str]]:
              fact("amplification_factor", r, "delta_W_q")] for r in ("4", "64")]
 
 
-def _measured(records: Sequence[Record], updates: Sequence[dict[Site, Update]],
-              ) -> tuple[str, int, list[dict[str, Any]]]:
-    """The matrix, the layer and the table's numbers for every run. Raises Refused without W."""
-    target = pairs.shown(updates[0])[0]
-    layer = pairs.middle(pairs.layers(updates[0], [target]))
+def _measured(records: Sequence[Record], updates: Sequence[Updates]) -> tuple[int, str, list[dict[str, Any]]]:
+    """The layer, the matrix and the table's numbers for every run. Raises Refused without W."""
+    layer, target = sites.central(updates[0])
     W = base.of(records[0]).weight(updates[0][layer, target])
     S, _ = base.spectrum(W)
-    return target, layer, [_numbers(each[layer, target], W, S) for each in updates]
+    return layer, target, [_numbers(each[layer, target], W, S) for each in updates]
 
 
 def _numbers(update: Update, W: torch.Tensor, S: torch.Tensor) -> dict[str, Any]:
