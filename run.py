@@ -1,4 +1,4 @@
-"""The one door: Hydra in, one record out. The only file that knows hydra, omegaconf and wandb.
+"""The one door: Hydra in, one record out. Only this file and hydra_plugins/ know hydra and omegaconf.
 
 A wrong request ends here: one or two lines on stderr, exit status 2, nothing written. Nothing heavy is imported before
 the request is composed, so --help answers at once.
@@ -7,7 +7,6 @@ the request is composed, so --help answers at once.
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from pathlib import Path
@@ -22,65 +21,94 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"run.py: {missing.name} is not installed here: run `make demo` once, then use .venv/bin/python")
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from engine import door, show
-from engine.contract import Refused, one_of
+from engine.contract import Elsewhere, Refused, Stopped, Unfinished, one_of
 from engine.record import NotWritten, value
-from engine.words import main_process
 
 ROOT = Path(__file__).resolve().parent
 CONF = ROOT / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def job(config: DictConfig) -> None:
-    """One cell: of a plain call, or one of a sweep's."""
-    choices = HydraConfig.get()
+def job(config: DictConfig) -> float | None:
+    """One cell: of a plain call, or one of a sweep's. Gives its number, for search=…"""
+    chosen = HydraConfig.get()
     try:
-        _job(config, list(choices.overrides.task))
+        return _job(config, list(chosen.overrides.task), chosen)
     except (Refused, HydraException) as error:
         refused = _refused(error)  # instantiate() wraps what a constructor raised
-        if choices.mode == RunMode.RUN and refused is not None:
+        if chosen.mode == RunMode.RUN and refused is not None:
             _say(refused)
             raise SystemExit(2) from None  # Hydra would add a line of its own to an exception
-        if refused is not None:  # of a sweep, Hydra only tells the first
-            _say(f"{' '.join(choices.overrides.task)}: {refused}")
         raise refused or error from None
 
 
-def _job(config: DictConfig, overrides: list[str]) -> None:
+def _job(config: DictConfig, words: list[str], chosen: Any) -> float | None:
     if "run" in config.task:  # a study: it trains nothing, so it has neither method nor recipe
         settings = _plain(OmegaConf.masked_copy(config, ["task", "model", "scale", "seed", "runtime"]))
         study = hydra.utils.instantiate(settings["task"], _convert_="all")
-        return study.run(study, settings, overrides, ROOT)
-    door.check_choices(HydraConfig.get().runtime.choices, _names("method"))
+        return study.run(study, settings, words, ROOT)
+    settings = _settings(config, words, chosen)
+    wanted = settings["runtime"]["show"]
+    one_of("runtime.show", wanted, ("recipe", "diff", "parameters", "plan", None))
+    if wanted == "plan":
+        raise Refused("runtime.show=plan: this is one run; a plan is of a sweep: table=…, or -m with several values")
+    if wanted in ("recipe", "diff"):
+        return print(show.recipe(settings) if wanted == "recipe" else show.diff(_variants(settings, words)))
+    made = _cell(settings)
+
+    from engine import cell, record
+    from engine.curves import Curves
+
+    if wanted == "parameters":
+        return print(cell.parameters(made))
+    curves = Curves(settings, chosen.runtime.choices.get("table"))
+    curves.close(done := cell.run(made, curves))
+    return record.read(done).value
+
+
+def _settings(config: DictConfig, words: list[str], chosen: Any) -> dict[str, Any]:
+    """The resolved settings with the source of each hyperparameter: the recipe's own word, or where it was changed."""
+    door.check_choices(chosen.runtime.choices, _names("method"))
     settings = _plain(config)
-    said = {word.partition("=")[0] for word in overrides} & settings["_sources"].keys()
+    said = {word.partition("=")[0] for word in words} & settings["_sources"].keys()
     if said:
-        silent = _plain(hydra.compose("config", [word for word in overrides if word.partition("=")[0] not in said]))
+        silent = _plain(hydra.compose("config", [word for word in words if word.partition("=")[0] not in said]))
+        table = chosen.runtime.choices.get("table")
+        rows = " ".join([*(chosen.sweeper.get("params") or ()), *(chosen.sweeper.get("sets") or ())]) if table else ""
+        tabled = {word.partition("=")[0] for word in rows.split()}
         for key in said:
             if value(settings, key) != value(silent, key):  # the recipe's own number, said again, stays its
-                settings["_sources"][key] = "command line"
-    wanted = settings["runtime"]["show"]
-    one_of("runtime.show", wanted, ("recipe", "diff", "parameters", None))
-    if wanted in ("recipe", "diff"):
-        return print(show.recipe(settings) if wanted == "recipe" else show.diff(_variants(settings, overrides)))
+                settings["_sources"][key] = f"table={table}" if key in tabled else "command line"
+    return settings
 
-    from engine import cell
+
+def _cell(settings: dict[str, Any]) -> Any:
     from engine.resolve import Cell
     from engine.spec import ModelSpec, decode_of, recipe_of
 
     recipe, decode = recipe_of(settings), decode_of(settings)  # before task and method, which import torch
     task, method = (hydra.utils.instantiate(settings[key], _convert_="all") for key in ("task", "method"))
-    made = Cell(settings, task, method, recipe, decode, ModelSpec(**settings["model"]), settings["_sources"], ROOT)
-    if wanted == "parameters":
-        return print(cell.parameters(made))
-    curves = _Curves(settings)
-    curves.close(cell.run(made, curves))
+    return Cell(settings, task, method, recipe, decode, ModelSpec(**settings["model"]), settings["_sources"], ROOT)
+
+
+def _planned(config: DictConfig, words: list[str]) -> Any:
+    """The cell of a sweep's command line; None for a study."""
+    chosen, config = config.hydra, OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    if "run" in config.task:
+        return None
+    try:
+        return _cell(_settings(config, words, chosen))
+    except HydraException as error:
+        raise _refused(error) or error from None
+
+
+job.__wrapped__.planned = _planned  # for the sweeper (hydra_plugins/lora_paper), which is given the function
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -114,33 +142,6 @@ def _names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-class _Curves:
-    """Where a run's numbers go besides its record: nowhere, or to wandb, from the first number on."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings = settings
-        self.on = settings["runtime"]["wandb"] != "off" and main_process()
-        self.run: Any = None
-
-    def __call__(self, numbers: dict[str, Any]) -> None:
-        """Logs the numbers of an epoch."""
-        if self.on and self.run is None:
-            import wandb
-            folder = Path(self.settings["runtime"]["out"]).expanduser()  # wandb makes its own inside
-            folder.mkdir(parents=True, exist_ok=True)
-            cell = "-".join(self.settings[key]["name"] for key in ("task", "model", "method"))
-            self.run = wandb.init(project="lora-paper", mode=self.settings["runtime"]["wandb"], dir=str(folder),
-                                  group=cell, name=f"{cell}-s{self.settings['seed']}", config=self.settings)
-        if self.run is not None:
-            self.run.log(numbers)
-
-    def close(self, record: Path) -> None:
-        """Adds the finished record."""
-        if self.run is not None:
-            self.run.summary.update(json.loads(record.read_text(encoding="utf-8")))
-            self.run.finish()
-
-
 def _refused(error: BaseException | None) -> Refused | None:
     """The Refused behind an error, if there is one."""
     while error is not None and not isinstance(error, Refused):
@@ -152,23 +153,10 @@ def _say(error: object) -> None:
     print(f"run.py: {error}", file=sys.stderr)
 
 
-def _explain(error: Exception) -> str:
-    """An error of Hydra's in a line or two, with the nearest name that would have worked."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        if group.startswith("recipe"):
-            return door.unknown_recipe(error.missing_cfg_file.removeprefix("recipe/"), _names(group), _names("method"))
-        return door.unknown_option(group, name, list(error.options or []))
-    first = str(error).splitlines()[0]
-    if isinstance(error, ConfigCompositionException) and "Could not override" in first:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):  # the default cell: for misspelt names
-            keys = door.dotted(OmegaConf.to_container(hydra.compose("config")), "")
-        return door.unknown_setting(first.split("'")[1], keys)
-    if "Ambiguous value" in first:
-        return f"{first}; write key=[a,b] for a list, or add -m to run each"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: not of the form setting=value ({first})"
-    return first
+def _keys() -> list[str]:
+    """The settings of the default cell: what a misspelt name may have meant."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return door.dotted(OmegaConf.to_container(hydra.compose("config")), "")
 
 
 def main() -> int:
@@ -183,15 +171,15 @@ def main() -> int:
         sys.argv += door.stand_in(sys.argv[1:], CONF / "task")
         job()
     except (Refused, HydraException, OmegaConfBaseException) as error:
-        _say(_refused(error) or _explain(error))
+        _say(_refused(error) or door.explained(error, _names, _keys))
         return 2
-    except NotWritten as error:
+    except (NotWritten, Unfinished, Elsewhere, Stopped) as error:
         _say(error)
-        return 1
+        return 143 if isinstance(error, Stopped) else 1
     except BrokenPipeError:  # the reader of our output, head say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        _say("interrupted; no record was written")
+        _say("interrupted")
         return 130
     return 0
 

@@ -25,6 +25,19 @@ class Refused(Exception):
     """A request that cannot be served: what is wrong and what to type instead, in at most two lines."""
 
 
+class Elsewhere(Exception):
+    """The cell is being run by another live process: who, where and since when, in a line."""
+
+
+class Unfinished(Exception):
+    """Cells of a sweep that failed, or wait for one that did: a line each, and how to run what is missing."""
+
+
+class Stopped(BaseException):
+    """A signal asked the run to stop, and all is saved: at which step, and that the same command goes on. No Exception,
+    so that a sweep ends too instead of going on to its next cell."""
+
+
 BITS = 1000  # a whole number of more is above what float64 holds, or near
 
 

@@ -87,6 +87,24 @@ def dotted(node: Any, prefix: str) -> list[str]:
     return [key for name, value in node.items() for key in dotted(value, f"{prefix}.{name}" if prefix else str(name))]
 
 
+def explained(error: Any, names: Callable[[str], list[str]], keys: Callable[[], list[str]]) -> str:
+    """An error of Hydra's (told by its name: this file does not know Hydra) in a line or two, with the nearest name
+    that would have worked. names: the files of a folder of conf/; keys: the settings of the default cell."""
+    kind, first = type(error).__name__, str(error).splitlines()[0]
+    if kind == "MissingConfigException" and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        if group.startswith("recipe"):
+            return unknown_recipe(error.missing_cfg_file.removeprefix("recipe/"), names(group), names("method"))
+        return unknown_option(group, name, list(error.options or []))
+    if kind == "ConfigCompositionException" and "Could not override" in first:
+        return unknown_setting(first.split("'")[1], keys())
+    if "Ambiguous value" in first:
+        return f"{first}; write key=[a,b] for a list, or add -m to run each"
+    if kind == "OverrideParseException":
+        return f"{error.override}: not of the form setting=value ({first})"
+    return first
+
+
 def unknown_setting(key: str, keys: Sequence[str]) -> str:
     """For a setting that this cell does not have; keys are those of the default cell."""
     if key.startswith("decode."):

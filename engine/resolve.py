@@ -54,51 +54,81 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """All that is settled at the door: the data, the weights, the start, the device, and so the run's identity."""
+class Base:
+    """What a run stands on: the data's rows, the base weights' folder and what identifies them."""
 
     raw: Any
-    folder: Path  # of the base weights
+    folder: Path
     revision: str
-    parent: start.Start
-    device: Any
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is, and so where its record and its weights are."""
+
     settings: Settings  # of the record: resolved, without paths
     digest: str
     path: Path  # of the record
     kept: Path  # folder of the trained weights: the same for runs that differ in decoding alone
 
 
+@dataclass(frozen=True)
+class Resolved(Base, Identity):
+    """All that is settled at the door: the data, the weights, the start, the device, and so the run's identity."""
+
+    parent: start.Start
+    device: Any
+
+
 def resolve(cell: Cell) -> Resolved:
     """Finds and checks all that the cell needs. Raises Refused; writes nothing."""
     out = cell.out
-    writable(out)
-    if cell.model.path is None:
-        raise Refused(f"model={cell.model.name} has no weights (model.path=null); it is only counted: "
-                      "runtime.show=parameters\nanother decoder stands in: model=gpt2-medium "
-                      f"recipe={cell.settings['recipe']['name']}")
+    check_model(cell)
     start.find(cell.settings, out, None)  # before anything is looked up or downloaded
-    origin = _origin(cell.settings)
-    folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)
-    raw = cell.task.load(origin)
-    packaged = cell.model.path == cell.model.package
-    revision = hub.revision_of(folder, cell.model.revision, cell.model.sha256 if packaged else None)
-    parent = start.find(cell.settings, out, revision)
-    if parent.revision not in (None, revision):
+    base = ground(cell)
+    parent = start.find(cell.settings, out, base.revision)
+    if parent.revision not in (None, base.revision):
         raise Refused(f"init_from={cell.settings['init_from']}: run {parent.identity} had other base weights\n"
                       "run task=mnli with these first, or give init_from=RECORD or init_from=none")
 
     from engine import device as devices
 
     device, precision = devices.pick(cell.settings["runtime"]["device"], cell.recipe.precision)
+    named = identify(cell, precision, base.raw.sha256, base.revision, parent.identity)
+    return Resolved(**vars(base), **vars(named), parent=parent, device=device)
+
+
+def check_model(cell: Cell) -> None:
+    """Refuses a results folder that cannot be written and a model without weights, before anything is looked up."""
+    writable(cell.out)
+    if cell.model.path is None:
+        raise Refused(f"model={cell.model.name} has no weights (model.path=null); it is only counted: "
+                      "runtime.show=parameters\nanother decoder stands in: model=gpt2-medium "
+                      f"recipe={cell.settings['recipe']['name']}")
+
+
+def ground(cell: Cell) -> Base:
+    """Finds and checks the base weights and the data, fetching what is missing. Raises Refused."""
+    origin = _origin(cell.settings)
+    assert cell.model.path is not None  # check_model
+    folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)
+    raw = cell.task.load(origin)
+    packaged = cell.model.path == cell.model.package
+    return Base(raw, folder, hub.revision_of(folder, cell.model.revision, cell.model.sha256 if packaged else None))
+
+
+def identify(cell: Cell, precision: str, data_sha256: str, revision: str, begun: str | None) -> Identity:
+    """The cell's identity at a precision (no auto) on this data and these base weights. begun: what its start is known
+    by, see start.Start."""
     settings = identity(cell.settings) | {"precision": precision}
+
     def path(digest: str) -> Path:
-        return record.path_of(out, settings["scale"]["name"], cell.task.name, cell.model.name, cell.method.name,
+        return record.path_of(cell.out, settings["scale"]["name"], cell.task.name, cell.model.name, cell.method.name,
                               settings["seed"], digest)
 
     training = {key: value for key, value in settings.items() if key != "decode"}
-    digest, trained = (record.digest(each, raw.sha256, revision, parent.identity) for each in (settings, training))
-    kept = path(trained).with_suffix("")
-    return Resolved(raw, folder, revision, parent, device, settings, digest, path(digest), kept)
+    digest, trained = (record.digest(each, data_sha256, revision, begun) for each in (settings, training))
+    return Identity(settings, digest, path(digest), path(trained).with_suffix(""))
 
 
 def identity(settings: Settings) -> Settings:
@@ -133,6 +163,8 @@ def check_run(settings: Mapping[str, Any]) -> None:
 
 
 def writable(out: Path) -> None:
-    place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        raise Refused(f"runtime.out={out}: cannot write there")
+    """Refuses a results folder that nothing can be written to."""
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    for place in (nearest, *(folder for name in ("runs", "work", "sweeps") if (folder := out / name).exists())):
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            raise Refused(f"runtime.out={out}: cannot write to {place}")

@@ -1,0 +1,123 @@
+"""Hydra's sweep of ours: a table as cells in their order, of which what is missing runs, whatever launches them."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from engine.contract import Refused
+
+Words = list[str]
+
+
+class Cells(BasicSweeper):
+    """params: settings and their values, as Hydra's own sweeper has them; sets: bundles of words, see cells()."""
+
+    def __init__(self, params: dict[str, str] | None, sets: Sequence[str] | None) -> None:
+        super().__init__(max_batch_size=None, params=params)
+        self.sets = list(sets or ())
+        self._composed: dict[tuple[str, ...], Any] = {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.planned = task_function.planned  # type: ignore[attr-defined]  # run.py's: a composed cell, None: a study
+
+    def sweep(self, arguments: Words) -> Any:
+        """Plans, runs what is missing in waves, and says how it ended. Raises Refused before anything runs, Unfinished
+        when a cell failed."""
+        from engine.plan import Planner, described, write
+
+        assert self.config is not None
+        lines = cells(self.params, self.sets, arguments)
+        show = self.config.runtime.show
+        if show not in (None, "plan"):
+            return self._all(lines)
+        planner = Planner(self._make)
+        plan = planner.plan(lines)
+        name = self.config.hydra.runtime.choices.get("table") or "sweep"
+        print(f"{name}: {described(plan)}" if plan else f"{name}: {len(planner.studies)} studies", flush=True)
+        if show == "plan":
+            return print("\n".join(f"  {cell.state():8} {cell.title}" for cell in plan))
+
+        from engine.sweep import Sweep
+
+        if planner.studies:
+            self._all([list(words) for words in planner.studies])
+        if plan:
+            launcher = list(self.config.hydra.overrides.hydra)
+            multirun = [] if self.config.hydra.runtime.choices.get("table") else ["-m"]
+            command = shlex.join(["python", "run.py", *multirun, *arguments, *launcher])
+            out = Path(self.config.runtime.out).expanduser()
+            write(plan, name, command, out)
+            Sweep(self._launch, plan, out, bool(self.config.runtime.force)).run(name, command)
+
+    def _make(self, words: Sequence[str]) -> Any:
+        """The cell of a command line, None for a study. Cells that differ in the seed alone are composed once, which
+        takes most of the time that a plan takes."""
+        assert self.hydra_context is not None and self.config is not None
+        seeds = [word for word in words if word.startswith("seed=")]
+        key = tuple(word for word in words if word not in seeds)
+        if key not in self._composed:
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(words))
+            self._composed[key] = self.planned(config, list(words))
+        cell = self._composed[key]
+        number = yaml.safe_load(seeds[-1].partition("=")[2]) if seeds else self.config.seed
+        return cell and replace(cell, settings={**cell.settings, "seed": number})
+
+    def _launch(self, lines: list[Words]) -> list[BaseException | None]:
+        assert self.launcher is not None and self.config is not None
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        first, self.batch_index = self.batch_index, self.batch_index + len(lines)
+        results = self.launcher.launch(lines, initial_job_idx=first)
+        return [None if result.status == JobStatus.COMPLETED else result._return_value for result in results]
+
+    def _all(self, lines: list[Words]) -> None:
+        """Runs what has no record to be looked for."""
+        for error in self._launch(lines):
+            if error is not None:
+                raise error
+
+
+def cells(params: Mapping[str, str], sets: Sequence[str], arguments: Sequence[str]) -> list[Words]:
+    """The command line of every cell: each of the sets (bundles of words) with each combination of the params.
+
+    An argument for a key of params takes its place; one for a key of the sets keeps the sets with one of its values;
+    any other is for all cells. Raises Refused when no set is left."""
+    parser = OverridesParser.create()
+    said = {word.key_or_group: word for word in parser.parse_overrides(list(arguments))}
+    free = {word.key_or_group: word for word in parser.parse_overrides([f"{k}={v}" for k, v in params.items()])}
+    bundles = [{word.key_or_group: _values(word)[0] for word in parser.parse_overrides(one.split())} for one in sets]
+    bound = {key for bundle in bundles for key in bundle}
+    for key in bound & said.keys():
+        kept = [bundle for bundle in bundles if bundle.get(key) in _values(said[key])]
+        if not kept:
+            there = dict.fromkeys(bundle[key] for bundle in bundles if key in bundle)
+            raise Refused(f"{said[key].input_line}: no row of this table has it; they have {', '.join(there)}")
+        bundles = kept
+    axes = [_values(word) for key, word in (free | said).items() if key not in bound]
+    rows = [list(bundle.values()) for bundle in bundles] or [[]]
+    return [[*words, *row] for row in rows for words in itertools.product(*axes)]
+
+
+def _values(word: Override) -> list[str]:
+    """The word once for each of its values: key=value. Raises Refused for a range that is no list."""
+    key = word.get_key_element()
+    if not word.is_sweep_override():
+        return [f"{key}={word.get_value_element_as_str()}"]
+    if not word.is_discrete_sweep():
+        raise Refused(f"{word.input_line}: an interval is for search=…; give a list of values")
+    return [f"{key}={value}" for value in word.sweep_string_iterator()]
