@@ -7,6 +7,7 @@ Tables go to RESULTS/tables (Markdown, LaTeX, CSV), figures to RESULTS/figures (
   python -m analysis --list                 what there is and what each needs
   python -m analysis report                 every exhibit, and one page with all of them: RESULTS/report.html
   python -m analysis adapters PATH [PATH]   adapter files from anywhere: spectra, norms, and how alike two are
+  python -m analysis status [NAME]          how a sweep stands: what is done, what runs where, what failed and why
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ import difflib
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
-
-from analysis import exhibit, markdown
-from analysis.markdown import many
-from analysis.write import write
 from engine.contract import Refused
+
+if TYPE_CHECKING:
+    from analysis.exhibit import Exhibit
 
 ELSEWHERE = {f"table{number}": "it has hyperparameters: conf/recipe, and python run.py … runtime.show=recipe"
              for number in (9, 10, 11, 12, 17)} | {"figure1": "it is a sketch of the method: lora/layer.py"}
@@ -33,10 +33,8 @@ FOLDER = Path(__file__).parent / "exhibits"
 def main() -> int:
     """Exit status 0 when all went well, 1 when some records could not be read, 2 on a wrong request."""
     try:
-        if sys.argv[1:2] == ["adapters"]:
-            from analysis import adapters
-
-            return adapters.main(sys.argv[2:])
+        if sys.argv[1:2] in (["adapters"], ["status"]):
+            return int(import_module(f"analysis.{sys.argv[1]}").main(sys.argv[2:]))
         return _exhibits(_asked())
     except Refused as error:
         print(f"analysis: {error}", file=sys.stderr)
@@ -56,7 +54,7 @@ def _asked() -> argparse.Namespace:
     asked = parser.parse_args()
     for name in asked.names:
         if name not in (*there, "report"):
-            near = difflib.get_close_matches(name, [*there, "report"], 3, 0.5)
+            near = difflib.get_close_matches(name, [*there, "report", "adapters", "status"], 3, 0.5)
             hint = ELSEWHERE.get(name) or (f"did you mean {' or '.join(near)}?" if near else "")
             raise Refused(f"{name}: no such exhibit{'; ' * bool(hint)}{hint}\n"
                           "python -m analysis --list says what there is")
@@ -74,6 +72,13 @@ def _exhibits(asked: argparse.Namespace) -> int:
         print("\n".join(f"{name:<15}{what}\n{'':<15}needs {needs}" for name, (what, needs) in names().items()
                         if name in (asked.names or names())))
         return 0
+
+    from tqdm.auto import tqdm  # only now what takes a second to import
+
+    from analysis import exhibit, markdown
+    from analysis.markdown import many
+    from analysis.write import write
+
     given = exhibit.inputs(asked.results)
     for what in given.broken:
         print(f"left out: {what}", file=sys.stderr)
@@ -98,8 +103,10 @@ def _exhibits(asked: argparse.Namespace) -> int:
     return 1 if given.broken else 0
 
 
-def _state(made: exhibit.Exhibit) -> str:
+def _state(made: Exhibit) -> str:
     """How much of an exhibit is there, in a few words."""
+    from analysis.markdown import many
+
     parts = [many(len(made.tables), "table") if made.tables else "", many(len(made.figures), "figure")
              if made.figures else "", f"{len(made.missing)} not there" if made.missing else ""]
     return ", ".join(filter(None, parts)) or "empty"

@@ -9,13 +9,14 @@ its end finds its claim gone. The holder touches its file every BEAT seconds. An
   gone (told from its id and start time); what an earlier start of this same Slurm job held;
 - else after LEASE seconds, by its own clock, in which it saw no touch. Clocks of two hosts are never compared for this.
 
-What holds where. Local file systems, Lustre, and NFS from version 3 on: two processes never create the same number.
-A claim is opened to be looked at, so that NFS asks its server for the last touch; with `nocto` mounted, one is seen
-up to acregmax late (60 s unless set otherwise), and LEASE is longer than that and BEAT together. Where O_EXCL is not
-kept (NFS 2, some FUSE mounts) nothing here holds. Everywhere it is no fence: a holder that was frozen for longer than
-LEASE learns of its end when it next asks (`lost`: a second old at most; NFS keeps names for up to acdirmax, 60 s), and
-what it writes before that lands. So files are written whole, under names of their own content. Across hosts, in another
-container, and without Linux, the cell of a killed process is free after LEASE seconds.
+What holds where (tried on local file systems; for the others it is what their rules promise). Local file systems,
+Lustre, and NFS from version 3 on: two processes never create the same number. A claim is opened to be looked at, so
+NFS asks its server for the last touch; mounted with `nocto` it is seen up to acregmax late (60 s unless set otherwise),
+and LEASE is longer than that and BEAT together. Where O_EXCL is not kept (NFS 2, some FUSE mounts) nothing here holds.
+Everywhere it is no fence: a holder that was frozen for longer than LEASE learns of its end when it next asks (`lost`: a
+second old at most; NFS keeps names for up to acdirmax, 60 s), and what it writes before that lands. So files are
+written whole, under names of their own content. Across hosts, in another container, and without Linux, the cell of a
+killed process is free after LEASE seconds.
 
 filelock's SoftFileLease was tried first: it takes over only where a file system can exchange two names in one step. NFS
 cannot, so a killed job would keep its cell there for ever.

@@ -28,7 +28,7 @@ class Planned:
     title: str
     about: dict[str, Any]  # task, model, method, variant, seed, scale
     records: tuple[Path, ...]
-    training: Path | None = None  # what it trains: cells that differ in decoding alone share one
+    trainings: tuple[Path, ...] = ()  # folders of its weights, as many: cells that differ in decoding alone share one
     after: Path | None = None  # first record of the cell that it starts from, or that trains for it
     begun: str | None = None  # digest of the run it starts from, where that is there already
     child: bool = False  # starts from an MNLI run
@@ -102,7 +102,8 @@ class Planner:
         about = {"task": cell.task.name, "model": cell.model.name, "method": cell.method.name, "seed": seed,
                  "label": cell.method.label, "variant": cell.variant, "scale": scale}
         title = f"{cell.task.name} · {cell.model.name} · {cell.method.label} {cell.variant}".strip() + f" · seed {seed}"
-        return Planned(tuple(words), title, about, tuple(one.path for one in named), named[0].kept)
+        return Planned(tuple(words), title, about, tuple(one.path for one in named),
+                       tuple(dict.fromkeys(one.kept for one in named)))
 
     def _child(self, words: Words, cell: Cell) -> Planned:
         """A cell that starts from MNLI: from the same settings' run of its seed, in this sweep or recorded; else from a
@@ -156,10 +157,10 @@ def digest_of(path: Path | None) -> str | None:
 
 def _ordered(planned: dict[Path, Planned]) -> list[Planned]:
     """Parents first, and before the cells that only decode what another trains, that other."""
-    trains: dict[Path | None, Path] = {}
+    trains: dict[tuple[Path, ...], Path] = {}
     cells = []
     for cell in planned.values():
-        first = trains.setdefault(cell.training, cell.key)
+        first = trains.setdefault(cell.trainings, cell.key)
         cells.append(cell if first == cell.key else replace(cell, after=first))
     parents = {cell.after for cell in cells}
     return sorted(cells, key=lambda cell: cell.key not in parents)
@@ -171,7 +172,7 @@ def write(cells: Sequence[Planned], name: str, command: str, out: Path) -> None:
         return path.relative_to(out).as_posix()
 
     entries = [{"title": cell.title, "words": list(cell.words), **cell.about, "records": [*map(below, cell.records)],
-                "after": below(cell.after) if cell.after else None,
+                "training": [*map(below, cell.trainings)], "after": below(cell.after) if cell.after else None,
                 "added": cell.added} for cell in cells]
     text = json.dumps({"command": command, "cells": entries}, indent=1) + "\n"
     whole_text(out / "sweeps" / name / f"{hashlib.sha256(text.encode()).hexdigest()[:10]}.json", text)

@@ -111,4 +111,5 @@ class Sweep:
         parts = [f"{len(self.done)} of {len(self.cells)} cells done ({self.before} before)"]
         parts += [f"{len(self.failed)} failed"] if self.failed else []
         parts += [f"{waiting} not run"] if waiting else []
-        return f"{name}: {', '.join(parts)}; python -m analysis status {name}"
+        where = "" if self.out == Path("results") else f" --results {self.out}"
+        return f"{name}: {', '.join(parts)}; python -m analysis status {name}{where}"

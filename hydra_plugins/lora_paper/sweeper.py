@@ -56,7 +56,7 @@ class Cells(BasicSweeper):
         if planner.studies:
             self._all([list(words) for words in planner.studies])
         if plan:
-            launcher = list(self.config.hydra.overrides.hydra)
+            launcher = [word for word in self.config.hydra.overrides.hydra if not word.startswith("hydra.mode=")]
             multirun = [] if self.config.hydra.runtime.choices.get("table") else ["-m"]
             command = shlex.join(["python", "run.py", *multirun, *arguments, *launcher])
             out = Path(self.config.runtime.out).expanduser()
