@@ -20,6 +20,7 @@ try:
     import hydra
 except ModuleNotFoundError as missing:
     sys.exit(f"run.py: {missing.name} is not installed here: run `make demo` once, then use .venv/bin/python")
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -166,6 +167,8 @@ def main() -> int:
         for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a sign must not cost a run
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
+        if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra's own copies all of conf/ first: seconds
+            return print(yaml.safe_load((CONF / "config.yaml").read_text())["hydra"]["help"]["template"]) or 0
         for word in sys.argv[1:]:
             door.check_word(word, _names)
         sys.argv += door.stand_in(sys.argv[1:], CONF / "task")

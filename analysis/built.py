@@ -5,7 +5,7 @@ The one part of the analysis that builds something: every other reads what runs 
 
 from __future__ import annotations
 
-import copy
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -70,15 +70,16 @@ def method(name: str, s: Mapping[str, int], targets: Sequence[str]) -> Applied:
 
 
 @cache
-def _shape(model: str) -> Backbone:
-    """The model as it comes, to be copied: with a head for MNLI's three classes, or a language model without one."""
-    return models.shape(spec(model), 0 if model.startswith("gpt") else 3, None, 0)
+def _shape(model: str) -> bytes:
+    """The model as it comes, with a head for MNLI's three classes or a language model without one; as bytes, which
+    become a model some seven times faster than a model is copied."""
+    return pickle.dumps(models.shape(spec(model), 0 if model.startswith("gpt") else 3, None, 0))
 
 
 @cache
 def trains(model: str, name: str, config: str, targets: Sequence[str]) -> tuple[int, int, int]:
     """What trains in the model with the method on, head left out; the head; and of it the dense layer of RoBERTa's."""
-    backbone = copy.deepcopy(_shape(model))
+    backbone: Backbone = pickle.loads(_shape(model))
     method(name, sizes(model, config), targets).apply(backbone, generator(0, "adapter"))
     counts = models.footprint(backbone)
     parameters = backbone.model.named_parameters()
