@@ -80,12 +80,10 @@ def _settings(config: DictConfig, words: list[str], chosen: Any) -> dict[str, An
     said = {word.partition("=")[0] for word in words} & settings["_sources"].keys()
     if said:
         silent = _plain(hydra.compose("config", [word for word in words if word.partition("=")[0] not in said]))
-        table = chosen.runtime.choices.get("table")
-        rows = " ".join([*(chosen.sweeper.get("params") or ()), *(chosen.sweeper.get("sets") or ())]) if table else ""
-        tabled = {word.partition("=")[0] for word in rows.split()}
+        tabled = door.swept(chosen.runtime.choices, chosen.sweeper)
         for key in said:
             if value(settings, key) != value(silent, key):  # the recipe's own number, said again, stays its
-                settings["_sources"][key] = f"table={table}" if key in tabled else "command line"
+                settings["_sources"][key] = tabled.get(key, "command line")
     return settings
 
 

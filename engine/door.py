@@ -14,7 +14,7 @@ from engine.record import VARIANT
 from engine.spec import Decode
 
 GROUPS = ("task", "model", "method", "recipe", "scale")
-NAMED = (*GROUPS, "table", "decode")  # what is chosen by a file's name
+NAMED = (*GROUPS, "table", "search", "decode")  # what is chosen by a file's name
 
 LABELS = ("method.label", "method.design", "scale.data")  # with *.name: what a run is, not how it is done
 OWNERS = {"r": "LoRA's and the adapters'", "alpha": "LoRA's", "targets": "LoRA's", "drop": "adapter-d's",
@@ -49,7 +49,7 @@ def check_word(word: str, names: Callable[[str], list[str]]) -> None:
         raise Refused(f"{word}: say {own}= without method., or the run would be named wrongly")
     if key in NAMED and (value in ("null", "true", "false") or not re.match(r"['\"]?[A-Za-z]", value)):
         raise Refused(f"{word}: {key} must be a name; python run.py --help lists them")
-    for name in value.split(",") if key in ("table", "decode") else ():
+    for name in value.split(",") if key in ("table", "search", "decode") else ():
         if name not in names(key):
             raise Refused(unknown_option(key, name, names(key)))
 
@@ -85,6 +85,16 @@ def dotted(node: Any, prefix: str) -> list[str]:
     if not isinstance(node, dict) or not node:
         return [prefix]
     return [key for name, value in node.items() for key in dotted(value, f"{prefix}.{name}" if prefix else str(name))]
+
+
+def swept(chosen: Mapping[str, str | None], sweeper: Mapping[str, Any]) -> dict[str, str]:
+    """Where a setting comes from that a table or a search varies: table=NAME, search=NAME. sweeper: the settings of
+    conf/hydra/sweeper as the table or the search has them."""
+    parts = ("params", "sets", "between", "one_of")
+    words = " ".join(word for part in parts for word in (sweeper.get(part) or ())).split()
+    name = f"table={chosen['table']}" if chosen.get("table") else f"search={chosen.get('search')}"
+    known = chosen.get("table") or chosen.get("search") not in (None, "none")
+    return {word.partition("=")[0]: name for word in words} if known else {}
 
 
 def explained(error: Any, names: Callable[[str], list[str]], keys: Callable[[], list[str]]) -> str:

@@ -7,13 +7,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from engine import work
 from engine.contract import Elsewhere, Unfinished
 from engine.plan import Planned
+from engine.words import main_process
 
 # Runs command lines, at once or in turn, and says of each what it raised; it may raise when it lost sight of them.
 Launch = Callable[[list[list[str]]], Sequence[BaseException | None]]
+Agree = Callable[[Callable[[], Any]], Any]
 LOOK = 5.0  # seconds between two looks at cells that another process runs
 TRIES = 2  # of a cell whose process died without a word: joblib ends all of its workers when one is killed
 
@@ -21,9 +24,10 @@ TRIES = 2  # of a cell whose process died without a word: joblib ends all of its
 class Sweep:
     """The cells of a plan on their way, seen by what is on the disk: others may run some of them at the same time."""
 
-    def __init__(self, launch: Launch, plan: Sequence[Planned], out: Path,
-                 force: bool) -> None:
-        self.launch = launch
+    def __init__(self, launch: Launch, plan: Sequence[Planned], out: Path, force: bool,
+                 agree: Agree = lambda look: look()) -> None:
+        """agree: what look() gives in the first of several processes that train together, in all of them."""
+        self.launch, self.agree = launch, agree
         self.out = out
         self.cells = {cell.key: cell for cell in plan}
         self.done: dict[Path, Path] = {}  # key -> record
@@ -37,31 +41,30 @@ class Sweep:
         said: set[str] = set()
         try:
             while True:
-                ready, busy = self._ready()
+                ready, busy = self.agree(self._ready)
                 if ready:
                     self._batch(ready)
                 elif busy:
                     for line in set(busy.values()) - said:
-                        print(f"waiting: {line}", flush=True)
+                        _say(f"waiting: {line}")
                     said |= set(busy.values())
                     time.sleep(LOOK)
                     self._look(busy)
                 else:
                     break
         except BaseException:
-            print(f"{self._summary(name)}\nstopped; the same again runs only what is missing: {command}", flush=True)
+            _say(f"{self._summary(name)}\nstopped; the same again runs only what is missing: {command}")
             raise
-        print(self._summary(name), flush=True)
+        _say(self._summary(name))
         if len(self.done) < len(self.cells):
             lines = [f"failed: {self.cells[key].title}: {error}" for key, error in self.failed.items()]
             raise Unfinished("\n".join([*lines, f"again, what is missing alone: {command}"]))
 
     def _look(self, keys: Iterable[Path] | None = None) -> None:
         """Takes note of the records that are there."""
-        for key in self.cells if keys is None else keys:
-            record = self.cells[key].record()
-            if record is not None:
-                self.done[key] = record
+        asked = list(self.cells if keys is None else keys)
+        found = self.agree(lambda: [self.cells[key].record() for key in asked])
+        self.done |= {key: record for key, record in zip(asked, found, strict=True) if record is not None}
 
     def _ready(self) -> tuple[list[Planned], dict[Path, str]]:
         """The cells that can run now, and those that another process runs, with its name."""
@@ -87,13 +90,13 @@ class Sweep:
         except Exception as lost:  # a launcher that lost a worker knows nothing of the others: the disk does
             print(f"run.py: the launcher gave up ({type(lost).__name__}: {lost})", file=sys.stderr, flush=True)
             errors = [None] * len(ready)
+        self._look(cell.key for cell, error in zip(ready, errors, strict=True) if error is None)
         for cell, error in zip(ready, errors, strict=True):
-            record = cell.record()
-            if record is not None and error is None:
-                self.done[cell.key] = record
-            elif isinstance(error, Elsewhere):
+            if cell.key in self.done:
+                continue
+            if isinstance(error, Elsewhere):
                 continue  # looked at again
-            elif error is not None:
+            if error is not None:
                 self._fail(cell, error)
             else:
                 self.tries[cell.key] = self.tries.get(cell.key, 0) + 1
@@ -113,3 +116,8 @@ class Sweep:
         parts += [f"{waiting} not run"] if waiting else []
         where = "" if self.out == Path("results") else f" --results {self.out}"
         return f"{name}: {', '.join(parts)}; python -m analysis status {name}{where}"
+
+
+def _say(line: str) -> None:
+    if main_process():
+        print(line, flush=True)

@@ -1,13 +1,11 @@
-"""Every file of conf/ is used: each task trains a tiny model with each method, each model and table composes."""
+"""Every file of conf/ is used: each task trains a tiny model with each method, each model composes."""
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from conftest import ROOT, Cli
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -138,57 +136,6 @@ def test_recipes_are_shown_without_training(cli: Cli, tmp_path: Path, show: str)
     assert "Table 9" in out and "alpha" in out and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("table", options("table"))
-def test_every_table_composes(table: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [f"table={table}"], return_hydra_config=True)
-        sweep = OmegaConf.to_container(config.hydra.sweeper.params or {}, resolve=True)
-        settings = OmegaConf.to_container(config.copy(), resolve=False)
-    assert sweep and settings
-
-
-def swept(table: str) -> dict[str, list[str]]:
-    """What a table sweeps over, and its values."""
-    file = yaml.safe_load((CONF / "table" / f"{table}.yaml").read_text(encoding="utf-8"))
-    return {key: str(values).split(",") for key, values in file["hydra"]["sweeper"]["params"].items()}
-
-
-@pytest.mark.parametrize(("table", "cells"), [
-    ("demo", 18), ("table2-roberta-base", 40), ("e2e-decode-ablation", 18), ("table4-stand-in", 18),
-    ("table15-stand-in", 14), ("table16-stand-in", 12)])
-def test_the_cells_of_every_table_compose(table: str, cells: int) -> None:
-    """As many as the file's header says; every value that is swept composes in one of them."""
-    values = swept(table)
-    assert math.prod(map(len, values.values())) == cells
-    assert re.search(rf"\b{cells} (runs|ways)", (CONF / "table" / f"{table}.yaml").read_text(encoding="utf-8"))
-    for i in range(max(map(len, values.values()))):
-        chosen = {key: options[i % len(options)] for key, options in values.items()}
-        settings = composed(f"table={table}", *(f"{key}={value}" for key, value in chosen.items()))
-        for key in chosen.keys() & {"task", "method", "decode"}:
-            assert settings[key]["name"] == chosen[key]
-        method, recipe = settings["method"]["name"], settings["recipe"]["name"].partition("/")[2]
-        assert recipe == (f"{method}-low-data" if table.startswith("table16") else method)
-
-
-@pytest.mark.parametrize("table", [table for table in options("table") if table.endswith("-stand-in")])
-def test_a_stand_in_has_room_for_the_text_and_the_special_tokens(table: str) -> None:
-    """GPT-2 has 1,024 positions, GPT-3 2,048. All methods see the same text; the longest prompt is PreEmbed's."""
-    assert "A stand-in for Table" in (CONF / "table" / f"{table}.yaml").read_text(encoding="utf-8")
-    for task in swept(table).get("task", ["mnli-lm"]):
-        limit = swept(table).get("task.limit", ["null"])[-1]
-        words = ["l_p=512"] if table.startswith("table15") else []
-        settings = composed(f"table={table}", f"task={task}", "method=preembed", f"task.limit={limit}", *words)
-        assert settings["length"] + settings["l_p"] + settings["l_i"] <= settings["model"]["config"]["n_positions"]
-        assert settings["recipe"]["setup"] == "stand-in" and settings["averaging"] == "tokens"
-        assert settings["recipe"]["name"].startswith("gpt3-175b/") and settings["model"]["name"] == "gpt2-medium"
-
-
-def test_the_decode_ablation_runs_on_a_small_model() -> None:
-    settings = composed("table=e2e-decode-ablation", "model=gpt2-nano", "task.scored=validation", "data_root=x")
-    assert (settings["task"]["name"], settings["task"]["scored"]) == ("e2e", "validation")
-    assert settings["recipe"]["name"] == "gpt2-nano/lora" and settings["decode"]["name"] == "paper"
-
-
 def test_the_command_line_is_stronger_than_recipe_and_scale() -> None:
     for words in (["scale=demo"], ["scale=paper"], ["recipe=roberta-base/lora-official", "model=roberta-base"]):
         settings = composed("task=mnli", "lr=0.5", "r=3", "alpha=5", "epochs=7", "length=9", *words)
@@ -196,7 +143,7 @@ def test_the_command_line_is_stronger_than_recipe_and_scale() -> None:
         assert (settings["method"]["r"], settings["method"]["alpha"]) == (3, 5)
 
 
-@pytest.mark.parametrize("group", ["task", "model", "method", "scale", "table", "decode"])
+@pytest.mark.parametrize("group", ["task", "model", "method", "scale", "table", "decode", "search"])
 def test_help_names_every_file_of_the_group(group: str) -> None:
     """--help is written by hand, so that it can explain; this keeps it complete."""
     template = (CONF / "config.yaml").read_text(encoding="utf-8").split("template: |")[1]

@@ -17,7 +17,7 @@ from analysis.exhibits.table15 import STAND_IN
 from analysis.protocol import numbers
 from engine.record import Record
 
-NEEDS = "no record for the printed points; stand-ins by python run.py table=table15-stand-in"
+NEEDS = "no record for the printed points; stand-ins by python run.py table=table15"
 SERIES = {"FT": "Fine-Tune", "PreEmbed": "PrefixEmbed", "PreLayer": "PrefixLayer", "Adapter-H": "Adapter(H)",
           "LoRA": "LoRA"}
 TASKS = {"wikisql": "WikiSQL", "mnli-lm": "MultiNLI-matched"}

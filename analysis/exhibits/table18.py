@@ -5,7 +5,7 @@ from __future__ import annotations
 from analysis import beside
 from analysis.exhibit import Exhibit, Inputs
 
-NEEDS = "records of E2E with LoRA; python run.py -m task=e2e method=lora model=gpt2-medium r=1,2,4,8 makes some"
+NEEDS = "records of E2E with LoRA; python run.py table=table18 makes them"
 SAYS = """\
 Validation loss (ours in nats a token; the paper names no unit) and the test metrics: BLEU in points, METEOR and
 ROUGE-L from 0 to 1. The paper trained for 26,000 steps and tuned some hyperparameters at r=4; how many seeds it had

@@ -5,7 +5,7 @@ from __future__ import annotations
 from analysis import beside
 from analysis.exhibit import Exhibit, Inputs
 
-NEEDS = "records of GLUE; python run.py table=table2-roberta-base makes those of its row RoBERTa base (LoRA)"
+NEEDS = "records of GLUE; python run.py table=table2-roberta-base makes those of its rows of RoBERTa base"
 SAYS = """\
 On the validation sets, in points: accuracy (MNLI: matched and mismatched together), Matthews correlation for CoLA,
 Pearson correlation for STS-B. The median over five seeds, of each run's best epoch; an epoch chosen on the set that

@@ -5,8 +5,7 @@ from __future__ import annotations
 from analysis import beside
 from analysis.exhibit import Exhibit, Inputs
 
-NEEDS = ("records of E2E; python run.py -m task=e2e method=lora model=gpt2-medium seed=0,1,2 makes those of GPT-2 M "
-         "(LoRA)")
+NEEDS = "records of E2E; python run.py table=table3-gpt2-medium makes those of GPT-2 medium"
 SAYS = """\
 On the test set, by the challenge's own scorer: BLEU, METEOR and ROUGE-L in points, NIST and CIDEr as they are. The
 mean over three seeds, each decoded from its best epoch with ten beams. An asterisk: taken from earlier work. The

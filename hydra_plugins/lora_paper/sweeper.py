@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Cells(BasicSweeper):
         """Plans, runs what is missing in waves, and says how it ended. Raises Refused before anything runs, Unfinished
         when a cell failed."""
         from engine.plan import Planner, described, write
+        from engine.words import main_process
 
         assert self.config is not None
         lines = cells(self.params, self.sets, arguments)
@@ -47,7 +49,8 @@ class Cells(BasicSweeper):
         planner = Planner(self._make)
         plan = planner.plan(lines)
         name = self.config.hydra.runtime.choices.get("table") or "sweep"
-        print(f"{name}: {described(plan)}" if plan else f"{name}: {len(planner.studies)} studies", flush=True)
+        if main_process():
+            print(f"{name}: {described(plan)}" if plan else f"{name}: {len(planner.studies)} studies", flush=True)
         if show == "plan":
             return print("\n".join(f"  {cell.state():8} {cell.title}" for cell in plan))
 
@@ -60,8 +63,20 @@ class Cells(BasicSweeper):
             multirun = [] if self.config.hydra.runtime.choices.get("table") else ["-m"]
             command = shlex.join(["python", "run.py", *multirun, *arguments, *launcher])
             out = Path(self.config.runtime.out).expanduser()
-            write(plan, name, command, out)
-            Sweep(self._launch, plan, out, bool(self.config.runtime.force)).run(name, command)
+            if main_process():
+                write(plan, name, command, out)
+            Sweep(self._launch, plan, out, bool(self.config.runtime.force), self._agreed).run(name, command)
+
+    def _agreed(self, look: Callable[[], Any]) -> Any:
+        """Of several processes that train one run, the first looks at the disk for all."""
+        if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+            return look()
+
+        from engine.device import pick
+        from engine.processes import first
+
+        assert self.config is not None
+        return first(look, pick(self.config.runtime.device, "fp32")[0])
 
     def _make(self, words: Sequence[str]) -> Any:
         """The cell of a command line, None for a study. Cells that differ in the seed alone are composed once, which
@@ -106,7 +121,8 @@ def cells(params: Mapping[str, str], sets: Sequence[str], arguments: Sequence[st
         kept = [bundle for bundle in bundles if bundle.get(key) in _values(said[key])]
         if not kept:
             there = dict.fromkeys(bundle[key] for bundle in bundles if key in bundle)
-            raise Refused(f"{said[key].input_line}: no row of this table has it; they have {', '.join(there)}")
+            raise Refused(f"{said[key].input_line}: no row of this table has it; they have "
+                          f"{', '.join(there)}\nother settings: without the table, with -m (the rows are in its file)")
         bundles = kept
     axes = [_values(word) for key, word in (free | said).items() if key not in bound]
     rows = [list(bundle.values()) for bundle in bundles] or [[]]
