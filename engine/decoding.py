@@ -29,9 +29,11 @@ class Judged:
     samples: str
 
 
-def judge(cell: Cell, at: Resolved, backbone: Backbone, special: Special, say: Callable[[str], None]) -> Judged:
+def judge(cell: Cell, at: Resolved, backbone: Backbone, special: Special, say: Callable[[str], None],
+          check: Callable[[], None] = lambda: None) -> Judged:
     """Decodes every distinct input of the scored split with the weights that are in the model, and scores the texts.
-    say gets a line before each of the two, since both take a while."""
+    say gets a line before each of the two, since both take a while; check is called between two batches, and may
+    raise: decoding is not taken up where it was left."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
@@ -47,7 +49,8 @@ def judge(cell: Cell, at: Resolved, backbone: Backbone, special: Special, say: C
         f"{cell.decode.max_new} tokens each")
     clock = time.perf_counter()
     with torch.autocast(at.device.type, enabled=False):
-        outputs = generate(backbone, cell.decode, prompts, at.device, state.process_index, state.num_processes)
+        outputs = generate(backbone, cell.decode, prompts, at.device, state.process_index, state.num_processes,
+                           None, check)
     decoding = time.perf_counter() - clock
     texts = [output.text for output in outputs]
     say(f"decoded in {decoding:.0f} s; scoring")

@@ -32,11 +32,11 @@ class Output:
 
 
 def generate(backbone: Backbone, decode: Decode, prompts: Sequence[Sequence[int]], device: torch.device, rank: int,
-             world: int, size: int | None = None) -> list[Output]:
+             world: int, size: int | None = None, check: Callable[[], None] = lambda: None) -> list[Output]:
     """An output for every prompt, in order. What can be merged into the weights is, for as long as it takes (Section
     4.1): the search runs on the plain model. In float32, whatever the run was trained in.
 
-    size: prompts at once; None: as many as make ROWS rows."""
+    size: prompts at once; None: as many as make ROWS rows. check is called between two batches, and may raise."""
     model, tokenizer = backbone.model.eval(), backbone.tokenizer
     ends = _ends(decode, tokenizer)
     search = _search(decode, tokenizer.pad_token_id, ends)
@@ -47,6 +47,7 @@ def generate(backbone: Backbone, decode: Decode, prompts: Sequence[Sequence[int]
     # quiet: a prompt ends with BOS, which generate takes for padding on the right
     with _merged(model), torch.inference_mode(), quiet():
         for indices in tqdm(plan, desc="decoding", leave=False, disable=None if rank == 0 else True):
+            check()
             ids, mask = _padded([prompts[i] for i in indices], tokenizer.pad_token_id)
             found = search(model, ids.to(device), mask.to(device))
             mine += [(i, _output(row, ends, decode, tokenizer)) for i, row in zip(indices, found.tolist(), strict=True)]

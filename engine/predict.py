@@ -11,17 +11,20 @@ from tqdm.auto import tqdm
 from engine import batches
 from engine.contract import Split, Step
 from engine.device import move
+from engine.stop import Asked, Stop
 
 BATCH = 128  # examples; evaluation keeps no activations
 
 
 class Predictor:
     """predict(split, step, size): step's outputs, one row an example in the split's order, float32 on the CPU. Raises
-    FloatingPointError when one of them is not finite."""
+    FloatingPointError when one of them is not finite, and Asked between two batches when `stop` was asked; several
+    processes, which have to leave together, do so where they exchange their rows."""
 
-    def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
+    def __init__(self, model: nn.Module, accelerator: Accelerator, stop: Stop | None = None) -> None:
         self.model = model
         self.accelerator = accelerator
+        self.stop = stop or Stop()
         self._constant: list[bool] = []
 
     def __call__(self, split: Split, step: Step, size: int = BATCH) -> torch.Tensor:
@@ -32,11 +35,16 @@ class Predictor:
             for indices in tqdm(plan, desc="evaluating", leave=False, disable=None):
                 batch = move(split.batch(indices), self.accelerator.device)
                 outputs.append(step(self.model, batch).float())
-        mine = ([i for indices in plan for i in indices], torch.cat(outputs).cpu() if outputs else None)
+                if world == 1:
+                    self.stop.check()
+        mine = ([i for indices in plan for i in indices], torch.cat(outputs).cpu() if outputs else None,
+                self.stop.wanted)
         everyone = gather_object([mine]) if world > 1 else [mine]
-        first = next(rows for _, rows in everyone if rows is not None)
+        if any(wanted for _, _, wanted in everyone):
+            raise Asked
+        first = next(rows for _, rows, _ in everyone if rows is not None)
         result = torch.empty(len(split), *first.shape[1:])
-        for indices, rows in everyone:
+        for indices, rows, _ in everyone:
             if rows is not None:
                 result[torch.tensor(indices)] = rows
         if not result.isfinite().all():

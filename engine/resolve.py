@@ -37,6 +37,7 @@ class Cell:
     def __post_init__(self) -> None:
         runtime = self.settings["runtime"]
         check_run(self.settings)
+        number("runtime.checkpoint", runtime["checkpoint"], 0, none=True)
         number("runtime.micro_batch", runtime["micro_batch"], 1, whole=True, none=True)
         one_of("runtime.save", runtime["save"], ("both", "best", "none"))
         one_of("runtime.wandb", runtime["wandb"], ("off", "offline", "online"))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from baselines.full import FullFineTuning
-from engine import batches, models, train
+from engine import batches, models, progress, train
 from engine.backbone import Backbone
 from engine.contract import Batch, Refused, Splits, generator
 from engine.predict import Predictor
@@ -388,7 +388,7 @@ def test_tokens_per_second_counts_real_tokens_by_the_time_of_the_steps(monkeypat
     def ticking() -> Iterator[float]:
         yield from (float(second) for second in range(1000))
 
-    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=ticking().__next__))   # each look takes a second
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=ticking().__next__))   # each look takes a second
     rows = tiny.splits(21)
     outcome = tiny.train(tiny.adapted(tiny.lora()), rows=rows, epochs=3, micro=3).outcome
     real = rows.train.batch(range(21))["attention_mask"]

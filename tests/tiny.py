@@ -30,8 +30,10 @@ from baselines.prefix import PreEmbed, PreLayer
 from baselines.top_layers import TopLayers
 from engine import models
 from engine.backbone import Backbone
+from engine.checkpoint import Checkpoints
 from engine.contract import Batch, Method, Numbers, Predict, Special, Split, Splits, generator
 from engine.spec import ModelSpec, Recipe
+from engine.stop import Stop
 from engine.train import Fitted, fit
 from lora.method import LoRA
 from tasks import data
@@ -213,9 +215,10 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def train(made: Backbone, task: Any = None, rows: Splits | None = None, seed: int = 0, micro: int | None = None,
-          **changes: Any) -> Fitted:
+          checkpoints: Checkpoints | None = None, stop: Stop | None = None, **changes: Any) -> Fitted:
     """fit() on the CPU with tiny rows and a scripted metric, unless told otherwise."""
-    return fit(made, task or Scripted(), rows or splits(), recipe(**changes), seed, CPU, micro, lambda numbers: None)
+    return fit(made, task or Scripted(), rows or splits(), recipe(**changes), seed, CPU, micro, lambda numbers: None,
+               checkpoints, stop)
 
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,0 +1,100 @@
+"""Signals that ask a run to stop: they only set a flag, which the loop looks at, so that it can save first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from engine.contract import Elsewhere, Stopped
+from engine.words import main_process
+
+# Ctrl-C; what kill, Slurm and every container runtime send first; what Slurm sends some time before its limit.
+NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+TWICE = 1.0  # seconds within which a second Ctrl-C is the same: torchrun passes on what the terminal sent already
+
+
+class Asked(Exception):
+    """Raised between two batches of an evaluation or of decoding: fit() catches it, saves and raises Stopped."""
+
+
+class Stop:
+    """`with Stop() as stop:` catches the signals within, in the main thread; elsewhere it does nothing. What is ignored
+    (nohup) stays ignored. A second Ctrl-C is a KeyboardInterrupt.
+
+    A signal that came too late for anything to stop takes its usual way when the block ends without an error. lost:
+    says when another process has taken the cell over (Work.lost), so that the run must end without writing.
+    """
+
+    def __init__(self) -> None:
+        self.lost: Callable[[], str | None] = lambda: None
+        self.seen: list[int] = []
+        self._when = 0.0  # of the first Ctrl-C
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in NUMBERS:
+                before = signal.getsignal(number)
+                if before != signal.SIG_IGN:
+                    self._before[number] = signal.SIG_DFL if before is None else before
+                    signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._restore()
+        if kind is None and self.seen:
+            signal.raise_signal(self.seen[0])
+
+    @property
+    def asked(self) -> str | None:
+        """The name of the signal that asked, if one did."""
+        return signal.Signals(self.seen[0]).name if self.seen else None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the run must end: a signal came, or the cell was lost."""
+        return bool(self.seen or self.lost())
+
+    def check(self) -> None:
+        """Raises Asked when the run must end."""
+        if self.wanted:
+            raise Asked
+
+    @contextmanager
+    def leaving(self, said: str) -> Iterator[None]:
+        """Within, where nothing needs to be saved, Asked becomes Stopped, with what there is to say, or Elsewhere."""
+        try:
+            yield
+        except Asked:
+            lost = self.lost()
+            raise (Elsewhere(lost) if lost else Stopped(f"{self.asked}: {said}")) from None
+
+    def hand_over(self) -> None:
+        """Calls whoever waited for these signals before (submitit puts the job back into Slurm's queue and exits);
+        returns when there is nobody. For when all is saved and the claims are released."""
+        for number in self.seen:
+            before = self._before.get(number)
+            if callable(before) and before is not signal.default_int_handler:
+                before(number, None)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in self.seen and time.monotonic() - self._when > TWICE:
+            self._restore()
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and number not in self.seen:
+            self._when = time.monotonic()
+        if not self.seen and main_process():  # print() may be what was interrupted
+            again = " (Ctrl-C again: at once, without saving)" if number == signal.SIGINT else ""
+            os.write(2, f"\n{signal.Signals(number).name}: stops as soon as all is saved{again}\n".encode())
+        if number not in self.seen:
+            self.seen.append(number)
+
+    def _restore(self) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
