@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@command -v nvidia-smi >/dev/null || [ "$$(uname)" != Linux ] || $(RUN) -m pip install -q --no-deps --retries 0 \
 		--timeout 15 --index-url $(CPU_TORCH) -c constraints.txt torch || echo "no CPU build of torch found: taking the default one"
-	$(RUN) -m pip install -q --no-compile -c constraints.txt -e '.[demo,java,test]'
+	$(RUN) -m pip install -q --no-compile -c constraints.txt -e '.[demo,java,launchers,search,test]'
 	@touch $@
 
 bench: $(VENV)/.ready  ## how fast it decodes and decomposes: ratios, side by side (some minutes)

@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
-from engine import door, show
+from engine import door, ranks, show
 from engine.contract import Elsewhere, Refused, Stopped, Unfinished, one_of
 from engine.record import NotWritten, value
 
@@ -39,6 +39,7 @@ CONF = ROOT / "conf"
 def job(config: DictConfig) -> float | None:
     """One cell: of a plain call, or one of a sweep's. Gives its number, for search=…"""
     chosen = HydraConfig.get()
+    ranks.join()
     try:
         return _job(config, list(chosen.overrides.task), chosen)
     except (Refused, HydraException) as error:
@@ -50,6 +51,9 @@ def job(config: DictConfig) -> float | None:
 
 
 def _job(config: DictConfig, words: list[str], chosen: Any) -> float | None:
+    launcher = chosen.runtime.choices.get("hydra/launcher")
+    if chosen.mode == RunMode.RUN and launcher != "basic":
+        raise Refused(f"hydra/launcher={launcher} launches the cells of a sweep: add -m, or say table=…")
     if "run" in config.task:  # a study: it trains nothing, so it has neither method nor recipe
         settings = _plain(OmegaConf.masked_copy(config, ["task", "model", "scale", "seed", "runtime"]))
         study = hydra.utils.instantiate(settings["task"], _convert_="all")
