@@ -264,7 +264,7 @@ def test_killed_while_decoding_it_goes_on_from_the_weights(cli: Cli, words: list
         patch.setattr("engine.generate.generate", killed)
         status, _, err = cli(*there)
     assert status == 130 and "interrupted" in err and steps == [STEPS] and not records(tmp_path / "again")
-    left = {path.name for path in (tmp_path / "again").rglob("*") if path.is_file()}
+    left = {path.name for path in (tmp_path / "again" / "runs").rglob("*") if path.is_file()}
     assert left == {"best.safetensors", "last.safetensors", "adapter.json", "training.json"}
     ran(cli, *there)
     ((done, folder),) = records(tmp_path / "again")

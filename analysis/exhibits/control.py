@@ -15,7 +15,7 @@ from analysis.protocol import Printed, numbers
 from engine.record import digest
 
 MAKE = "python run.py table=table2-control"  # and the MNLI runs that half of them start from
-NEEDS = f"records of MRPC, RTE or STS-B; {MAKE} makes them"
+NEEDS = "records of MRPC, RTE or STS-B; python run.py table=table2-control makes them"
 TASKS = ("mrpc", "rte", "stsb")
 STARTS = ("none", "mnli")
 SAYS = """\
