@@ -156,12 +156,6 @@ def _say(error: object) -> None:
     print(f"run.py: {error}", file=sys.stderr)
 
 
-def _keys() -> list[str]:
-    """The settings of the default cell: what a misspelt name may have meant."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return door.dotted(OmegaConf.to_container(hydra.compose("config")), "")
-
-
 def main() -> int:
     """The exit status: 0 done, 1 a crash in training (its traceback is shown), 2 a request that cannot be served."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, not to Hydra's own printer
@@ -176,11 +170,14 @@ def main() -> int:
         sys.argv += door.stand_in(sys.argv[1:], CONF / "task")
         job()
     except (Refused, HydraException, OmegaConfBaseException) as error:
-        _say(_refused(error) or door.explained(error, _names, _keys))
+        from hydra_plugins.lora_paper import mistakes
+
+        found = mistakes.real(error, sys.argv[1:], CONF)
+        _say(_refused(error) or door.explained(found, _names, lambda: mistakes.keys(CONF)))
         return 2
     except (NotWritten, Unfinished, Elsewhere, Stopped) as error:
         _say(error)
-        return 143 if isinstance(error, Stopped) else 1
+        return 128 + getattr(error, "number", 15) if isinstance(error, Stopped) else 1
     except BrokenPipeError:  # the reader of our output, head say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:

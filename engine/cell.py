@@ -30,6 +30,7 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
     title = " · ".join(filter(None, [cell.task.name, cell.model.name, f"{cell.method.label} {cell.variant}".strip(),
                                      f"seed {at.settings['seed']}", f"scale {at.settings['scale']['name']}",
                                      f"{at.raw.kind} data"]))
+    title = f"[{place}] {title}" if (place := cell.settings["runtime"]["place"]) else title
     if _there(cell, at, title, say):
         hold.tidy(cell.out, at.path)
         return at.path
@@ -105,8 +106,7 @@ def _run(run: Run) -> None:
         weights=str(Path(*at.kept.parts[-4:])) if made.kept else None, **about)
     say(summary(finished))
     still_ours(stop, at.device)
-    if main_process():
-        _write(finished, at.path, texts if made.kept else None)
+    first(lambda: _write(finished, at.path, texts if made.kept else None), at.device)
     say(f"record {at.path}")
 
 

@@ -109,7 +109,7 @@ def explained(error: Any, names: Callable[[str], list[str]], keys: Callable[[], 
     if kind == "ConfigCompositionException" and "Could not override" in first:
         return unknown_setting(first.split("'")[1], keys())
     if "Ambiguous value" in first:
-        return f"{first}; write key=[a,b] for a list, or add -m to run each"
+        return f"{first}; add -m to run each, or write key=[a,b] for a list"
     if kind == "OverrideParseException":
         return f"{error.override}: not of the form setting=value ({first})"
     return first
@@ -124,6 +124,8 @@ def unknown_setting(key: str, keys: Sequence[str]) -> str:
     if key in OWNERS or key in keys:
         owner = f": {key} is {OWNERS[key]}" if key in OWNERS else ""
         return f"{key}: no such setting with this method, model or task{owner}"
+    if key.startswith("hydra.launcher."):
+        return f"{key}: this launcher has no such setting; conf/hydra/launcher/*.yaml lists them"
     near = SPOKEN.get(key.lower())
     near = near or next(iter(get_close_matches(key.lower(), [*NAMED, *keys], 1, 0.6)), None)
     return f"{key}: no such setting" + (f"; did you mean {near}" if near else "") + "; all: python run.py --help"
@@ -131,7 +133,8 @@ def unknown_setting(key: str, keys: Sequence[str]) -> str:
 
 def unknown_option(group: str, name: str, options: Sequence[str]) -> str:
     """For a task, model, method, scale or table that conf/ does not have."""
-    near = get_close_matches(name.lower(), options, 1, 0.6)
+    near = [option for option in options if option.startswith(name.lower())] or get_close_matches(
+        name.lower(), options, 1, 0.6)
     return f"{group}={name}: no such {group}; " + (f"did you mean {near[0]}? " if near else "") + (
         f"there are {', '.join(options)}")
 

@@ -6,14 +6,12 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from engine.contract import Elsewhere, Refused
-
 T = TypeVar("T")
 
 
 def first(decide: Callable[[], T], device: Any) -> T:
-    """What decide() gives in the first process, or its Refused or Elsewhere, in all of them: they ask the disk once,
-    and go the same way. device: where they train, which settles how they speak."""
+    """What decide() gives in the first process, or what it raises, in all of them: they ask the disk once, and go the
+    same way; and none goes on before it is done. device: where they train, which settles how they speak."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return decide()
     from accelerate import PartialState
@@ -24,7 +22,7 @@ def first(decide: Callable[[], T], device: Any) -> T:
     if state.is_main_process:
         try:
             told = [(decide(), None)]
-        except (Refused, Elsewhere) as error:
+        except Exception as error:
             told = [(None, error)]
     broadcast_object_list(told)
     found, refusal = told[0]

@@ -1,16 +1,20 @@
-"""What runtime.show prints: a recipe with its sources, the recipes of a cell side by side, what a cell would train."""
+"""What runtime.show prints (a recipe with its sources, several side by side, what would train); what a sweep gave."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine import record
+from engine.contract import Refused
 from engine.record import value
 
-if TYPE_CHECKING:  # they load torch
+if TYPE_CHECKING:  # the first two load torch
     from engine.backbone import Backbone
     from engine.memory import Memory
+    from engine.plan import Planned
 
 
 def recipe(settings: Mapping[str, Any]) -> str:
@@ -61,6 +65,26 @@ def memory(needed: Memory, examples: int, tokens: int) -> str:
             ("together", needed.sum, "bf16 or fp16 about halve the activations, runtime.micro_batch=N cuts them")]
     return "expected in training, on one device\n" + _table(
         ("", "GB", ""), [(name, f"{count / 1e9:.3f}", what) for name, count, what in rows])
+
+
+def outcome(done: Sequence[tuple[Planned, Path]]) -> str:
+    """What a sweep's cells gave, a row for all that differ in task and seed alone: the mean, and over how many."""
+    values: dict[str, dict[str, list[float | None]]] = {}
+    for cell, path in done:
+        try:
+            found = record.read(path)
+        except Refused:
+            continue  # python -m analysis says what is wrong with it
+        row = values.setdefault(f"{cell.about['model']} · {cell.row}", {})
+        row.setdefault(f"{found.task} ({found.metric})", []).append(found.value)
+    columns = list(dict.fromkeys(column for row in values.values() for column in row))
+
+    def word(numbers: Sequence[float | None]) -> str:
+        known = [number for number in numbers if number is not None]
+        return f"{sum(known) / len(known):.2f} n={len(known)}" if known else "-"
+
+    rows = [(name, *(word(row.get(column, ())) for column in columns)) for name, row in values.items()]
+    return _table(("mean over seeds", *columns), rows) + "\n" if rows else ""
 
 
 def _word(value: Any) -> str:

@@ -129,9 +129,10 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
             value = numbers[task.criterion]
             entry = {"epoch": epoch, "step": at.step, "loss": mean, **numbers, "constant": predict.constant()}
             report(entry)
-            bar.write(f"epoch {epoch}/{recipe.epochs}: training loss {mean:.4f}, "
-                      f"{task.criterion} {value:.{2 if task.higher_is_better else 4}f}"
-                      + (" (every prediction is the same)" if entry["constant"] else ""), file=sys.stderr)
+            if main:
+                bar.write(f"epoch {epoch}/{recipe.epochs}: training loss {mean:.4f}, "
+                          f"{task.criterion} {value:.{2 if task.higher_is_better else 4}f}"
+                          + (" (every prediction is the same)" if entry["constant"] else ""), file=sys.stderr)
             at.judged(entry, value if task.higher_is_better else -value, backbone.model, order)
             guard.after_epoch()
     at.running.stop()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Cli, ran
+from conftest import ROOT, Cli, ran
 
-from engine import record, sweep, work
-from engine.contract import Elsewhere, Unfinished
-from engine.plan import Planned
+from engine import claim, record, sweep, work
+from engine.contract import Elsewhere, Refused, Stopped, Unfinished
+from engine.files import whole_text
+from engine.plan import Planned, told_apart
 from engine.sweep import Sweep
 
 CHILDREN = ["-m", "task=rte,cola", "init_from=mnli", "seed=0,1"]
@@ -42,7 +46,8 @@ def never(*_: object, **__: object) -> None:
 def test_a_sweep_adds_the_parents_and_every_child_starts_from_that_of_its_seed(
         cli: Cli, words: list[str], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = ran(cli, *words, "runtime.show=plan")
-    assert "6 cells, 0 of them done; 2 are MNLI runs" in plan and "2 wait for mnli · encoder" in plan
+    assert "4 cells and 2 MNLI runs that others start from; done so far: 0" in plan
+    assert plan.count("waits") == 4 and plan.count(", for mnli · encoder · LoRA") == 4 and plan.count("ready") == 2
     assert not out.exists()
     said = ran(cli, *words)
     found = records(out)
@@ -140,11 +145,38 @@ class Fake:
         return [outcome if isinstance(outcome, BaseException) else None for outcome in outcomes]
 
 
+def begin(out: Path, name: str) -> None:
+    """As a process leaves a cell that was killed in it."""
+    folder = out / "work" / "demo" / "rte" / name
+    code = ("import os; from pathlib import Path; from engine import claim; "
+            f"claim.take(Path({str(folder)!r}), 0, print); os._exit(9)")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT)
+    assert work.state(folder).kind == "died"
+
+
 def test_a_launcher_that_loses_a_worker_is_asked_once_more(out: Path) -> None:
     fake = Fake(out, a=["broken", "done"], b=["quiet", "done"], c=["done"])
     Sweep(fake, [cell(out, name) for name in "abc"], out, False).run("t", "again")
     assert [[line[0] for line in lines] for lines in fake.launched] == [["name=a", "name=b", "name=c"],
-                                                                       ["name=a", "name=b"]]
+                                                                       ["name=a"], ["name=b"]]
+
+
+def test_one_cell_that_ends_its_process_each_time_costs_no_other(out: Path) -> None:
+    """As joblib has it: the cells before it are done, it dies, those behind it never begin."""
+    began: list[str] = []
+
+    def launch(lines: list[list[str]]) -> list[None]:
+        for name in (line[0].removeprefix("name=") for line in lines):
+            began.append(name)
+            if name == "3":
+                begin(out, name)
+                raise OSError("killed")
+            Fake(out)([[f"name={name}"]])
+        return [None] * len(lines)
+
+    with pytest.raises(Unfinished, match="failed: 3: RuntimeError") as ended:
+        Sweep(launch, [cell(out, str(i)) for i in range(8)], out, False).run("t", "again")
+    assert str(ended.value).count("failed:") == 1 and sorted(began) == ["0", "1", "2", "3", "3", "4", "5", "6", "7"]
 
 
 def test_a_process_that_always_dies_is_a_failed_cell(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,8 +212,10 @@ def test_a_child_is_told_its_parent_and_waits_for_it(out: Path) -> None:
     known = cell(out, "known", begun="12345e6789", child=True)
     fake = Fake(out)
     Sweep(fake, [parent, child, known], out, False).run("t", "again")
-    assert fake.launched == [[["name=m-lora-s0-0123456789"], ["name=known", "runtime.parent='12345e6789'"]],
-                             [["name=child", "runtime.parent='0123456789'"]]]
+    assert fake.launched == [
+        [["name=m-lora-s0-0123456789", "runtime.place='1/3'"],
+         ["name=known", "runtime.parent='12345e6789'", "runtime.place='2/3'"]],
+        [["name=child", "runtime.parent='0123456789'", "runtime.place='3/3'"]]]
 
 
 def test_what_only_decodes_trains_itself_when_the_one_before_it_failed(out: Path) -> None:
@@ -191,10 +225,97 @@ def test_what_only_decodes_trains_itself_when_the_one_before_it_failed(out: Path
     assert [lines[0][0] for lines in fake.launched] == ["name=a", "name=b"]
 
 
-def test_force_runs_what_is_done(out: Path) -> None:
+def test_a_launcher_that_cannot_launch_ends_the_sweep(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def nowhere(lines: list[list[str]]) -> list[None]:
+        raise Refused("no controller")
+
+    with pytest.raises(Refused, match="no controller"):
+        Sweep(nowhere, [cell(out, "a")], out, False).run("t", "again")
+    assert not out.exists() and "stopped; the same again runs only what is missing: again" in capsys.readouterr().out
+
+
+def test_what_was_done_when_it_was_stopped_is_counted(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def cut(lines: list[list[str]]) -> list[None]:
+        Fake(out)([["name=a"]])
+        raise Stopped("SIGINT")
+
+    with pytest.raises(Stopped):
+        Sweep(cut, [cell(out, "a"), cell(out, "b")], out, False).run("t", "again")
+    assert "1 of 2 cells done (0 before), 1 not run" in capsys.readouterr().out
+
+
+def test_cells_of_one_title_are_told_apart_by_what_differs(out: Path) -> None:
+    one, two, other = (replace(cell(out, name), title=title, words=("task=rte", f"init_from={name}"))
+                       for name, title in (("none", "x"), ("mnli", "x"), ("none", "y")))
+    assert [each.title for each in told_apart([one, two, other])] == ["x · init_from=none", "x · init_from=mnli", "y"]
+
+
+def test_force_runs_what_is_done_and_takes_no_old_record_for_a_new_one(out: Path) -> None:
     Fake(out)([["name=a"]])
-    fake = Fake(out)
-    Sweep(fake, [cell(out, "a")], out, True).run("t", "again")
-    assert len(fake.launched) == 1
+    fake = Fake(out, a=["broken", "quiet"])
+    with pytest.raises(Unfinished, match="failed: a"):
+        Sweep(fake, [cell(out, "a")], out, True).run("t", "again")
+    assert len(fake.launched) == 2
+
+    def replaced(lines: list[list[str]]) -> list[None]:
+        whole_text(cell(out, "a").key, "{ }")
+        return [None]
+
+    Sweep(replaced, [cell(out, "a")], out, True).run("t", "again")
     Sweep(fake, [cell(out, "a")], out, False).run("t", "again")
-    assert len(fake.launched) == 1
+    assert len(fake.launched) == 2
+
+
+def test_a_training_that_another_process_has_is_waited_for(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = out / "runs" / "demo" / "rte" / "training"
+    naps: list[float] = []
+    monkeypatch.setattr(sweep, "time", SimpleNamespace(sleep=lambda seconds: naps.append(seconds) or held.release()))
+    held = claim.take(work.folder_of(out, training), 0, print)
+    fake = Fake(out)
+    Sweep(fake, [cell(out, "a", trainings=(training,))], out, False).run("t", "again")
+    assert len(naps) == 1 and len(fake.launched) == 1
+
+
+def test_a_full_disk_does_not_end_the_sweep(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(work, "fail", full)
+    fake = Fake(out, a=[ValueError("no")])
+    with pytest.raises(Unfinished, match="failed: a: ValueError: no"):
+        Sweep(fake, [cell(out, "a"), cell(out, "b")], out, False).run("t", "again")
+    assert (out / "runs" / "demo" / "rte" / "b.json").exists()
+
+
+def test_a_parent_that_is_named_is_taken(cli: Cli, small: list[str], out: Path, tmp_path: Path) -> None:
+    for epochs in (1, 2):
+        ran(cli, "task=mnli", *small, f"epochs={epochs}")
+    one, _ = sorted(record.read_all(out)[0], key=lambda each: len(each.outcome["curve"]))
+    ran(cli, "-m", "task=rte", "init_from=mnli", *small, "epochs=2", f"runtime.parent='{one.digest}'",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    (child,) = (each for each in record.read_all(out)[0] if each.task == "rte")
+    assert child.init_from == one.digest
+
+
+def test_an_added_parent_keeps_weights_though_its_child_does_not(cli: Cli, small: list[str], out: Path,
+                                                                 tmp_path: Path) -> None:
+    words = ["-m", *small, "init_from=mnli", "runtime.save=none", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    ran(cli, *words, "task=rte")
+    weights = {each.task: each.weights for each in record.read_all(out)[0]}
+    assert weights["rte"] is None and weights["mnli"] is not None
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["runtime.out=a,b"], "runtime.out is for the whole sweep"), (["seed=0,01"], "seed=01"),
+    (["runtime.show=plans"], "runtime.show must be one of"), (["r=interval(1,8)"], "an interval is for search"),
+])
+def test_what_a_sweep_cannot_mean_is_refused(cli: Cli, small: list[str], out: Path, words: list[str],
+                                             says: str) -> None:
+    kept = [word for word in small if not word.startswith(words[0].partition("=")[0] + "=")]
+    status, _, err = cli("-m", "task=rte", *kept, *words)
+    assert status == 2 and says in err and not out.exists()
+
+
+def test_names_may_be_globbed(cli: Cli, small: list[str]) -> None:
+    said = ran(cli, "-m", "task=rte", *small, "method=glob([adapter-h*,bit*])", "runtime.show=plan")
+    assert "2 cells" in said and "BitFit" in said and "Adapter-H" in said

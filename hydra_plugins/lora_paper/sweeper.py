@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -18,9 +17,10 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from engine.contract import Refused
+from engine.contract import Refused, one_of
 
 Words = list[str]
+SHOWS = ("recipe", "diff", "parameters")  # of each cell, and nothing runs
 
 
 class Cells(BasicSweeper):
@@ -38,21 +38,27 @@ class Cells(BasicSweeper):
     def sweep(self, arguments: Words) -> Any:
         """Plans, runs what is missing in waves, and says how it ended. Raises Refused before anything runs, Unfinished
         when a cell failed."""
-        from engine.plan import Planner, described, write
+        from engine.plan import described, listed, write
+        from engine.planner import Planner
         from engine.words import main_process
 
         assert self.config is not None
-        lines = cells(self.params, self.sets, arguments)
-        show = self.config.runtime.show
-        if show not in (None, "plan"):
+        lines = cells(self.params, self.sets, arguments, self.hydra_context and self.hydra_context.config_loader)
+        show, out = self.config.runtime.show, Path(self.config.runtime.out).expanduser()
+        one_of("runtime.show", show, (*SHOWS, "plan", None))
+        if show in SHOWS:
             return self._all(lines)
-        planner = Planner(self._make)
-        plan = planner.plan(lines)
         name = self.config.hydra.runtime.choices.get("table") or "sweep"
-        if main_process():
-            print(f"{name}: {described(plan)}" if plan else f"{name}: {len(planner.studies)} studies", flush=True)
+        say = print if main_process() else lambda *_, **__: None
+        say(f"{name}: planning {len(lines)} cells" if lines[1:] else f"{name}: planning", flush=True)
+        planner = Planner(self._make, show == "plan")
+        plan = planner.plan(lines)
+        say(f"{name}: {described(plan)}" if plan else f"{name}: {len(planner.studies)} studies", flush=True)
         if show == "plan":
-            return print("\n".join(f"  {cell.state():8} {cell.title}" for cell in plan))
+            say(listed(plan, out))
+            if planner.missing is not None:
+                raise Refused(f"not to be had, so no record of theirs can be known: {planner.missing}")
+            return
 
         from engine.sweep import Sweep
 
@@ -62,7 +68,6 @@ class Cells(BasicSweeper):
             launcher = [word for word in self.config.hydra.overrides.hydra if not word.startswith("hydra.mode=")]
             multirun = [] if self.config.hydra.runtime.choices.get("table") else ["-m"]
             command = shlex.join(["python", "run.py", *multirun, *arguments, *launcher])
-            out = Path(self.config.runtime.out).expanduser()
             if main_process():
                 write(plan, name, command, out)
             Sweep(self._launch, plan, out, bool(self.config.runtime.force), self._agreed).run(name, command)
@@ -88,7 +93,7 @@ class Cells(BasicSweeper):
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(words))
             self._composed[key] = self.planned(config, list(words))
         cell = self._composed[key]
-        number = yaml.safe_load(seeds[-1].partition("=")[2]) if seeds else self.config.seed
+        number = OverridesParser.create().parse_overrides(seeds)[-1].value() if seeds else self.config.seed
         return cell and replace(cell, settings={**cell.settings, "seed": number})
 
     def _launch(self, lines: list[Words]) -> list[BaseException | None]:
@@ -107,15 +112,19 @@ class Cells(BasicSweeper):
                 raise error
 
 
-def cells(params: Mapping[str, str], sets: Sequence[str], arguments: Sequence[str]) -> list[Words]:
+def cells(params: Mapping[str, str], sets: Sequence[str], arguments: Sequence[str], loader: Any = None) -> list[Words]:
     """The command line of every cell: each of the sets (bundles of words) with each combination of the params.
 
     An argument for a key of params takes its place; one for a key of the sets keeps the sets with one of its values;
-    any other is for all cells. Raises Refused when no set is left."""
-    parser = OverridesParser.create()
+    any other is for all cells. loader: Hydra's, which knows the names that glob(…) stands for. Raises Refused when no
+    set is left, or for a sweep over where and how."""
+    parser = OverridesParser.create(config_loader=loader)
     said = {word.key_or_group: word for word in parser.parse_overrides(list(arguments))}
     free = {word.key_or_group: word for word in parser.parse_overrides([f"{k}={v}" for k, v in params.items()])}
     bundles = [{word.key_or_group: _values(word)[0] for word in parser.parse_overrides(one.split())} for one in sets]
+    for word in said.values():
+        if word.is_sweep_override() and word.key_or_group.startswith("runtime."):
+            raise Refused(f"{word.input_line}: {word.key_or_group} is for the whole sweep; give one value")
     bound = {key for bundle in bundles for key in bundle}
     for key in bound & said.keys():
         kept = [bundle for bundle in bundles if bundle.get(key) in _values(said[key])]
