@@ -61,19 +61,13 @@ def shape(spec: ModelSpec, outputs: int, recipe: Recipe | None, special: int) ->
     return _frozen(model, None, spec, outputs)
 
 
-def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: int,
-         head: torch.Generator) -> Backbone:
-    """The model with its weights from a folder (safetensors only), in float32, its head freshly drawn from `head`.
-    outputs 0: a language model, which has no fresh head.
-
-    Raises Refused when the weights are not of the shape that the spec names, lack a part of the body, or have no
-    positions for inputs of recipe.length tokens beside `special` ones.
-    """
+def checked(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: int) -> PretrainedConfig:
+    """The configuration of the base weights in a folder, with the recipe's dropout. Raises Refused when it is not the
+    one that the spec names, or has no room for the recipe's length beside `special` tokens."""
     if (folder / "adapter_config.json").exists():
         raise Refused(f"model={spec.name}: {folder} is an adapter (adapter_config.json), not a base model")
     with _readable(spec.name, folder):
         config = AutoConfig.from_pretrained(folder, num_labels=outputs or 1, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not outputs and type(config) in MODEL_FOR_MASKED_LM_MAPPING:
         raise Refused(f"model={spec.name}: an encoder cannot write texts; name a decoder, such as model=gpt2-medium")
     for key, value in (spec.config or {}).items():
@@ -83,6 +77,20 @@ def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: i
                           f"model=encoder model.path={spec.path}")
     check_room(spec.name, config, recipe.length, special)
     set_dropout(spec.name, config, recipe)
+    return config
+
+
+def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: int,
+         head: torch.Generator) -> Backbone:
+    """The model with its weights from a folder (safetensors only), in float32, its head freshly drawn from `head`.
+    outputs 0: a language model, which has no fresh head.
+
+    Raises Refused when the weights are not of the shape that the spec names, lack a part of the body, or have no
+    positions for inputs of recipe.length tokens beside `special` ones.
+    """
+    config = checked(spec, folder, outputs, recipe, special)
+    with _readable(spec.name, folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     transformers_logging.disable_progress_bar()
     with _readable(spec.name, folder), quiet():  # the library's report of the missing head is said better by _redraw
         model, report = _kind(outputs).from_pretrained(

@@ -16,6 +16,7 @@ from engine.plan import Planned, Words, digest_of, ordered, told_apart
 from engine.resolve import Base, Cell, check_model, ground, identify
 
 PARENTS = ("task.", "task=", "init_from=", "runtime.save=")  # words of a child that are not its parent's
+UNKNOWN = "unknown"  # instead of a digest, where only a plan is to be shown
 DEVICE_DECIDES = ("bf16", "fp32")  # what precision=auto may become where the cell runs
 
 
@@ -29,6 +30,7 @@ class Planner:
         self.to_show = to_show
         self.missing: Refused | None = None
         self.studies: list[Words] = []
+        self._checked: set[tuple[object, ...]] = set()
         self._bases: dict[str, Base | Refused] = {}
         self._planned: dict[Path, Planned] = {}
 
@@ -65,6 +67,7 @@ class Planner:
 
     def _cell(self, words: Words, cell: Cell, begun: Sequence[str | None]) -> Planned:
         base, asked = self._base(cell), cell.recipe.precision
+        self._check(cell, base)
         named = [identify(cell, precision, base.raw, base.revision, before) for before in begun
                  for precision in (DEVICE_DECIDES if asked == "auto" else (asked,))]
         seed, scale = cell.settings["seed"], cell.settings["scale"]["name"]
@@ -110,12 +113,24 @@ class Planner:
                 found = ground(cell)
                 self._bases[key] = Base(found.raw.sha256, found.folder, found.revision)
             except Refused as error:
-                self._bases[key] = Base("unknown", Path("unknown"), "unknown") if self.to_show else error
+                self._bases[key] = Base(UNKNOWN, Path(UNKNOWN), UNKNOWN) if self.to_show else error
                 self.missing = self.missing or error
         base = self._bases[key]
         if isinstance(base, Refused):
             raise base
         return base
+
+    def _check(self, cell: Cell, base: Base) -> None:
+        """Raises Refused where the model has no room for the recipe's length, or is another kind of model."""
+        if base.raw == UNKNOWN:
+            return
+        from engine.models import checked  # which loads transformers
+
+        key = (base.folder, cell.task.outputs, cell.recipe.length, cell.recipe.dropout, cell.recipe.cls_dropout,
+               sum(cell.method.tokens))
+        if key not in self._checked:
+            checked(cell.model, base.folder, cell.task.outputs, cell.recipe, sum(cell.method.tokens))
+            self._checked.add(key)
 
     def _add(self, planned: Planned) -> None:
         there = self._planned.get(planned.key)

@@ -316,6 +316,19 @@ def test_what_a_sweep_cannot_mean_is_refused(cli: Cli, small: list[str], out: Pa
     assert status == 2 and says in err and not out.exists()
 
 
+def test_a_length_that_the_model_has_no_room_for_is_refused_before_anything_runs(
+        cli: Cli, small: list[str], out: Path) -> None:
+    status, _, err = cli("-m", "task=rte,cola", *small, "length=64,4096")
+    assert status == 2 and "length=4096" in err and "2 cells of this sweep cannot be run" in err and not out.exists()
+
+
+def test_a_plan_needs_neither_weights_nor_data(cli: Cli, out: Path, no_cache: Path) -> None:
+    status, said, err = cli("table=table2-roberta-base", "task=rte,sst2", "seed=0", "method=lora", "runtime.show=plan",
+                            f"runtime.out={out}")
+    assert status == 2 and "2 cells and 1 MNLI run that others start from" in said and "for mnli · roberta-base" in said
+    assert "not to be had" in err and "HF_HOME" in err and not out.exists()
+
+
 def test_names_may_be_globbed(cli: Cli, small: list[str]) -> None:
     said = ran(cli, "-m", "task=rte", *small, "method=glob([adapter-h*,bit*])", "runtime.show=plan")
     assert "2 cells" in said and "BitFit" in said and "Adapter-H" in said
