@@ -33,11 +33,12 @@ class Checkpoints:
     after it and vouches for it by its checksum. A .pt without one is none.
 
     minutes: between two, besides the one after every epoch; 0: after every step, which is for tests, being slow; None:
-    none is written.
+    none is written. code: the commit that trains.
     """
 
-    def __init__(self, folder: Path, digest: str, minutes: float | None) -> None:
+    def __init__(self, folder: Path, digest: str, minutes: float | None, code: str | None = None) -> None:
         self.folder = folder
+        self.code = code
         self.digest = digest
         self.minutes = minutes
         self.cost = 0.0  # seconds that the last one took

@@ -14,7 +14,7 @@ from torch import nn
 
 from engine.weights import Tensors, trained
 
-PLAIN = ("epoch", "done", "step", "tokens", "best", "best_epoch", "peak", "started", "resumed")
+PLAIN = ("epoch", "done", "step", "tokens", "best", "best_epoch", "peak", "started", "resumed", "codes")
 
 
 class Stopwatch:
@@ -62,6 +62,7 @@ class Progress:
     peak: int | None = None  # most bytes of the earlier pieces
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     resumed: int = 0  # how often
+    codes: list[str | None] = field(default_factory=list)  # the commits that trained it, one after the other
     running: Stopwatch = field(default_factory=Stopwatch)  # training and evaluation
     training: Stopwatch = field(default_factory=Stopwatch)  # the steps alone
 

@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from engine.checkpoint import Checkpoints, Loaded, read
-from engine.contract import Elsewhere, Stopped
+from engine.contract import Elsewhere
 from engine.device import peak_bytes
 from engine.processes import first
 from engine.progress import Progress
@@ -61,6 +61,10 @@ class Guard:
         if {name: tensor.shape for name, tensor in state["weights"].items()} != own:
             return say(f"note: the checkpoint of step {about['step']} is of another model; left aside")
         self._put(state, say)
+        code = self.checkpoints.code if self.checkpoints else None
+        if self.at.codes[-1:] != [code]:
+            say(f"note: commit {self.at.codes[-1] or 'unknown'} trained this so far, and {code or 'unknown'} goes on")
+            self.at.codes.append(code)
         at, when = self.at, datetime.fromtimestamp(about["saved"])
         day = "" if when.date() == datetime.now().date() else f"{when:%Y-%m-%d} "
         say(f"goes on at step {at.step} of {self.steps} (epoch {min(at.epoch, self.epochs)} of {self.epochs}), "
@@ -124,7 +128,7 @@ class Guard:
             where = f"step {at.step} of {self.steps} (epoch {min(at.epoch, self.epochs)} of {self.epochs})"
             left = ("all is saved, and the same command goes on there" if saved else
                     "nothing of that is saved: the same command goes on at the last checkpoint, if there is one")
-            raise Stopped(f"{self.stop.asked or 'another process'}: stopped at {where}; {left}")
+            raise self.stop.stopped(f"stopped at {where}; {left}")
 
     def _about(self) -> dict[str, Any]:
         return {"epoch": min(self.at.epoch, self.epochs), "epochs": self.epochs, "step": self.at.step,

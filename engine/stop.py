@@ -23,23 +23,35 @@ class Asked(Exception):
     """Raised between two batches of an evaluation or of decoding: fit() catches it, saves and raises Stopped."""
 
 
+def stopped(said: str, number: int | None) -> Stopped:
+    """What a run or a sweep ends with: number, of the signal (null: another process knows it), is the exit status's."""
+    error = Stopped(f"{signal.Signals(number).name if number else 'another process'}: {said}")
+    vars(error)["number"] = number or int(signal.SIGTERM)
+    return error
+
+
 class Stop:
     """`with Stop() as stop:` catches the signals within, in the main thread; elsewhere it does nothing. What is ignored
-    (nohup) stays ignored. A second Ctrl-C is a KeyboardInterrupt.
+    (nohup) stays ignored. A second Ctrl-C is a KeyboardInterrupt. Within another Stop, it sees what that one sees.
 
     A signal that came too late for anything to stop takes its usual way when the block ends without an error. lost:
     says when another process has taken the cell over (Work.lost), so that the run must end without writing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, follows: bool = False) -> None:
+        """follows: in a process whose parent gets the same signals, speaks of them and ends it when it must be."""
         self.lost: Callable[[], str | None] = lambda: None
+        self.follows = follows
         self.seen: list[int] = []
         self._when = 0.0  # of the first Ctrl-C
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for number in NUMBERS:
+            outer = [stop for number in NUMBERS
+                     if isinstance(stop := getattr(signal.getsignal(number), "__self__", None), Stop)]
+            self.seen = outer[0].seen if outer else self.seen
+            for number in [] if outer else NUMBERS:
                 before = signal.getsignal(number)
                 if before != signal.SIG_IGN:
                     self._before[number] = signal.SIG_DFL if before is None else before
@@ -48,7 +60,7 @@ class Stop:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._restore()
-        if kind is None and self.seen:
+        if kind is None and self.seen and self._before:
             signal.raise_signal(self.seen[0])
 
     @property
@@ -73,7 +85,11 @@ class Stop:
             yield
         except Asked:
             lost = self.lost()
-            raise (Elsewhere(lost) if lost else Stopped(f"{self.asked}: {said}")) from None
+            raise (Elsewhere(lost) if lost else self.stopped(said)) from None
+
+    def stopped(self, said: str) -> Stopped:
+        """The exception that says what the signal led to."""
+        return stopped(said, self.seen[0] if self.seen else None)
 
     def hand_over(self) -> None:
         """Calls whoever waited for these signals before (submitit puts the job back into Slurm's queue and exits);
@@ -84,14 +100,15 @@ class Stop:
                 before(number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and signal.SIGINT in self.seen and time.monotonic() - self._when > TWICE:
+        again = signal.SIGINT in self.seen and time.monotonic() - self._when > TWICE
+        if number == signal.SIGINT and again and not self.follows:
             self._restore()
             raise KeyboardInterrupt
         if number == signal.SIGINT and number not in self.seen:
             self._when = time.monotonic()
-        if not self.seen and main_process():  # print() may be what was interrupted
-            again = " (Ctrl-C again: at once, without saving)" if number == signal.SIGINT else ""
-            os.write(2, f"\n{signal.Signals(number).name}: stops as soon as all is saved{again}\n".encode())
+        if not self.seen and not self.follows and main_process():  # print() may be what was interrupted
+            how = " (Ctrl-C again: at once, without saving)" if number == signal.SIGINT else ""
+            os.write(2, f"\n{signal.Signals(number).name}: stops as soon as all is saved{how}\n".encode())
         if number not in self.seen:
             self.seen.append(number)
 

@@ -88,7 +88,8 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
-    at = Progress(total=torch.zeros((), device=device), order=order.get_state())
+    at = Progress(total=torch.zeros((), device=device), order=order.get_state(),
+                  codes=[checkpoints.code if checkpoints else None])
     guard = Guard(accelerator, backbone.model, optimiser, scheduler, order, at, steps, recipe.epochs, checkpoints, stop,
                   tell if main else None)
     guard.resume(_say if main else lambda _: None)
@@ -147,9 +148,14 @@ def _fitted(at: Progress, model: nn.Module, device: torch.device) -> Fitted:
                for entry in at.curve]
     outcome = Outcome(metrics[at.best_epoch - 1], metrics[-1], at.best_epoch, at.step, at.running.total,
                       at.tokens / at.training.total, highest(at.peak, peak_bytes(device)), at.curve,
-                      health.notes(at.curve, at.best_epoch), at.resumed)
+                      [*health.notes(at.curve, at.best_epoch), *_pieces(at.codes)], at.resumed)
     last = at.best_weights if at.best_epoch == len(at.curve) else trained(model)
     return Fitted(outcome, at.best_weights, last, at.started)
+
+
+def _pieces(codes: Sequence[str | None]) -> list[str]:
+    """A note where more than one state of the code trained a run."""
+    return [f"trained in pieces by commits {', '.join(code or 'unknown' for code in codes)}"] if codes[1:] else []
 
 
 def _accelerator(device: torch.device, precision: str) -> Accelerator:

@@ -128,7 +128,8 @@ def _train(run: Run, own: Path, held: hold.Held, anew: bool) -> Trained:
     if cut:
         run.say(f"note: {cut:,} of them are longer than length={recipe.length} and lose the beginning of their "
                 "input")
-    checkpoints = Checkpoints(work.folder_of(cell.out, own), own.stem, runtime["checkpoint"])
+    commit = f"{run.built.about['commit']}{' (changed)' if run.built.about['dirty'] else ''}"
+    checkpoints = Checkpoints(work.folder_of(cell.out, own), own.stem, runtime["checkpoint"], commit)
     if anew and main_process():
         checkpoints.clear()
         hold.force(cell.out, at.path)

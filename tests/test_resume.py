@@ -74,6 +74,7 @@ class Run:
         self.method, self.changes, self.micro = METHODS[method], HARD | changes, micro
         self.folder, self.minutes = folder, minutes
         self.told: list[dict[str, Any]] = []
+        self.code = "abc"
         special = tiny.backbone(layers=1).special(self.method.tokens) if any(self.method.tokens) else tiny.NONE
         self.rows = Splits(tiny.Rows(21, special=special), {"validation": tiny.Rows(11, 1, special=special)})
 
@@ -82,7 +83,7 @@ class Run:
         made = tiny.adapted(self.method, dropout=0.1, layers=1)
         torch.manual_seed(int(time.monotonic_ns() % 2**31))  # nothing may hang on the caller's random state
         return train.fit(made, Task(stop, evaluation), self.rows, tiny.recipe(**self.changes), 0, tiny.CPU, self.micro,
-                         self.told.append, Checkpoints(self.folder, "digest", self.minutes), stop)
+                         self.told.append, Checkpoints(self.folder, "digest", self.minutes, self.code), stop)
 
     def interrupted(self, *looks: int, evaluation: bool = False) -> Fitted:
         for look in looks:
@@ -262,6 +263,18 @@ def test_a_checkpoint_of_another_model_is_left_aside(tmp_path: Path, capsys: pyt
         Run("ft", tmp_path).piece(At(4))
     alike(Run("lora", tmp_path).piece(At()), Run("lora", tmp_path / "none", None).piece(At()))
     assert "of another model; left aside" in capsys.readouterr().err
+
+
+def test_code_that_changed_in_between_is_said_in_the_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run("lora", tmp_path)
+    for code in ("abc", "abc", "def"):
+        run.code = code
+        with pytest.raises(Stopped):
+            run.piece(At(2))
+    done = run.piece(At())
+    assert [note for note in done.outcome.notes if "pieces" in note] == ["trained in pieces by commits abc, def"]
+    assert "commit abc trained this so far, and def goes on" in capsys.readouterr().err
+    assert not any("pieces" in note for note in Run("lora", tmp_path / "other").interrupted(3).outcome.notes)
 
 
 def test_it_says_where_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
