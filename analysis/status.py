@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import sweeps
+from analysis import estimate, sweeps
 from analysis.sweeps import Cell, Sweep
 from engine.contract import Refused
 
@@ -27,13 +27,17 @@ SHOWN = 20  # cells of a kind that are listed one by one
 
 def main(words: list[str]) -> int:
     """Exit status 1 when a cell failed or a plan could not be read. Raises Refused."""
-    parser = argparse.ArgumentParser(prog="python -m analysis status",
-                                     description=(__doc__ or "").partition(":")[2])
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of a table (demo), or sweep [all: a line each]")
+    parser = argparse.ArgumentParser(prog="python -m analysis status", description=(__doc__ or "").partition(":")[2],
+                                     epilog="Exit status: 1 when a cell failed or a plan cannot be read, 2 for a wrong "
+                                            "request, else 0.")
+    parser.add_argument("name", nargs="?", metavar="NAME",
+                        help="of a table (demo), sweep for what -m launched, search-demo [all: a line each]")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the results folder [results]")
     parser.add_argument("--json", action="store_true", help="for scripts: everything, once")
     parser.add_argument("--watch", action="store_true", help="again every 5 s, until all is done; Ctrl-C ends it")
     asked = parser.parse_args(words)
+    if asked.watch and asked.json:
+        raise Refused("--watch --json: --json is given once; leave one of the two out")
     if not asked.results.is_dir():
         raise Refused(f"--results {asked.results}: no such folder")
     try:
@@ -46,7 +50,7 @@ def main(words: list[str]) -> int:
                 width = shutil.get_terminal_size((120, 24)).columns
                 print(clear + (text(found[0], width) if asked.name else overview(found)), flush=True)
             over = all(cell.kind in ("done", "failed") for sweep in found for cell in sweep.cells)
-            if not asked.watch or asked.json or over:
+            if not asked.watch or over:
                 return int(any(sweep.counts["failed"] or sweep.broken for sweep in found))
             time.sleep(AGAIN)
     except KeyboardInterrupt:
@@ -98,7 +102,7 @@ def text(sweep: Sweep, width: int) -> str:
     parts.append([f"{count} cell{' waits' if count == 1 else 's wait'} for " + (
         f"{by_key[key].title} ({by_key[key].kind})" if key in by_key else str(key)) for key, count in waits.items()])
     parts.append([f"cannot be read: {what}" for what in sweep.broken])
-    parts.append([_estimate(sweep), *_next(sweep)])
+    parts.append([estimate.said(sweep), *_next(sweep)])
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
@@ -151,45 +155,26 @@ def _interrupted(cell: Cell) -> str:
     state = cell.state
     if state is None or state.holder is None:
         return f"  {cell.title}: {at}"
-    how = f"no sign of life for {_time(state.quiet or 0)} from" if state.kind == "silent" else "died:"
+    how = f"no sign of life for {estimate.duration(state.quiet or 0)} from" if state.kind == "silent" else "died:"
     return f"  {cell.title}: {at}; {how} {state.holder}"
 
 
-def _estimate(sweep: Sweep) -> str:
-    left, sure, unsure = sweeps.remaining(sweep.cells)
-    if not sure + unsure:
-        return "nothing is left to run" + (", but for what failed" if sweep.counts["failed"] else "")
-    if not sure:
-        return "no estimate yet of what remains: no run like these is far enough"
-    now = max(1, sweep.counts["running"])
-    more = f", and {unsure} cell{'s' * (unsure > 1)} without an estimate" if unsure else ""
-    return f"about {_time(left / now)} of training left, {now} at a time{more}"
-
-
-def _time(seconds: float) -> str:
-    """40 s, 12 min, 2 h 10 min, 3 days 4 h"""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours = round(minutes / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
-
-
 def _next(sweep: Sweep) -> list[str]:
-    if sweep.commands:
-        return [f"next: {command}" for command in sweep.commands]
-    return ["next: python -m analysis"] if sweep.counts["done"] == len(sweep.cells) and sweep.cells else []
+    if sweep.command:
+        return [("running; if that stops, again: " if sweep.counts["running"] else "next: ") + sweep.command]
+    tables = sweep.cells and sweep.counts["done"] == len(sweep.cells) and not sweep.name.startswith("search-")
+    return ["next: python -m analysis"] if tables else []
 
 
 def plain(sweep: Sweep) -> dict[str, Any]:
-    """A sweep for scripts."""
-    left, _, unsure = sweeps.remaining(sweep.cells)
+    """A sweep for scripts. candidates: where a record would be, under the results folder (the device decides); after:
+    the first candidate of the cell that it waits for."""
+    left, _, guessed, unsure = estimate.remaining(sweep.cells)
     cells = [{"title": cell.title, "task": cell.task, "model": cell.model, "method": cell.method,
-              "variant": cell.variant, "scale": cell.scale, "kind": cell.kind, "records": list(cell.records),
+              "variant": cell.variant, "scale": cell.scale, "kind": cell.kind,
+              "record": str(cell.record) if cell.record else None, "candidates": list(cell.records),
               "after": cell.after, "holder": vars(cell.state.holder) if cell.state and cell.state.holder else None,
               "quiet": cell.state.quiet if cell.state else None, "position": dict(cell.position), "error": cell.error,
               "folder": str(cell.folder) if cell.folder else None} for cell in sweep.cells]
     return {"name": sweep.name, "counts": sweep.counts, "cells": cells, "seconds_left": round(left),
-            "without_estimate": unsure, "commands": list(sweep.commands), "broken": list(sweep.broken)}
+            "guessed": guessed, "without_estimate": unsure, "command": sweep.command, "broken": list(sweep.broken)}

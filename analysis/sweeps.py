@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,10 @@ from engine import record, work
 from engine.contract import Refused
 from engine.work import State
 
+TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli",  # as in Table 2; then 3, 14, 13, 4
+         "e2e", "webnlg", "dart", "wikisql", "mnli-lm", "samsum")
+METHODS = ("ft", "ft-top2", "bitfit", "preembed", "prelayer", "adapter-d", "adapter-p", "adapter-l", "adapter-h",
+           "lora", "lora-pe", "lora-pl")
 KINDS = ("done", "running", "failed", "interrupted", "waiting", "not started")
 ABOUT = ("title", "task", "model", "method", "variant", "scale")  # what every cell of a plan says in words
 
@@ -34,6 +39,7 @@ class Cell:
     kind: str = "not started"  # one of KINDS
     state: State | None = None  # what its work folder says, unless it is done
     folder: Path | None = None  # that folder
+    record: Path | None = None  # the one of its records that is there
     seconds: float | None = None  # that its training took, if it is done
     error: str | None = None  # of a cell that failed, in a line
 
@@ -52,7 +58,7 @@ class Sweep:
 
     name: str
     cells: Sequence[Cell]
-    commands: Sequence[str]  # that launch what is not done, the latest first
+    command: str | None  # that launches what is not done, or most of it
     broken: Sequence[str]  # files that cannot be read, and why
 
     @property
@@ -69,10 +75,11 @@ def names(results: Path) -> list[str]:
 
 
 def read(results: Path, name: str) -> Sweep:
-    """The sweep of this name. Two plans' cells are one where their first records are."""
+    """The sweep of this name, its cells in an order that no launch changes. Two plans' cells are one where their first
+    records are."""
     broken: list[str] = []
     found: dict[str, Cell] = {}
-    commands: dict[str, set[str]] = {}
+    plans: list[tuple[str, set[str]]] = []
     for path in sorted((results / "sweeps" / name).glob("*.json"), key=_age, reverse=True):
         try:
             plan = json.loads(path.read_text(encoding="utf-8"))
@@ -83,10 +90,23 @@ def read(results: Path, name: str) -> Sweep:
             continue
         for cell in cells:
             found.setdefault(cell.records[0], cell)
-        commands.setdefault(command, set()).update(cell.records[0] for cell in cells)
-    cells = _waiting([_stands(results, cell, broken) for cell in found.values()], results)
-    done = {cell.records[0] for cell in cells if cell.kind == "done"}
-    return Sweep(name, cells, [command for command, keys in commands.items() if command and keys - done], broken)
+        plans.append((command, {cell.records[0] for cell in cells}))
+    cells = _waiting([_stands(results, cell, broken) for cell in sorted(found.values(), key=_place)], results)
+    left = {cell.records[0] for cell in cells if cell.kind != "done"}
+    best = max(plans, key=lambda plan: (len(plan[1] & left), len(plan[1])), default=("", set()))  # a tie: the latest
+    return Sweep(name, cells, best[0] if best[0] and best[1] & left else None, broken)
+
+
+def _place(cell: Cell) -> tuple[Any, ...]:
+    """What cells are sorted by: methods and tasks as in the paper, ranks and seeds as numbers."""
+    def rank(name: str, known: Sequence[str]) -> int:
+        return known.index(name) if name in known else len(known)
+
+    def parts(words: str) -> list[tuple[float, str]]:
+        return [(float(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", words)]
+
+    return (parts(cell.model), rank(cell.method, METHODS), cell.label, parts(cell.variant), rank(cell.task, TASKS),
+            cell.task, parts(cell.title), cell.records[0])
 
 
 def _age(path: Path) -> tuple[float, str]:
@@ -114,8 +134,9 @@ def _stands(results: Path, cell: Cell, broken: list[str]) -> Cell:
             try:
                 seconds = record.read(path).outcome.get("seconds")
             except Refused as refused:
-                return replace(cell, kind="failed", error=str(refused).partition("\n")[0])
-            return replace(cell, kind="done", seconds=seconds if isinstance(seconds, (int, float)) else None)
+                return replace(cell, kind="failed", error=str(refused).partition("\n")[0], record=path)
+            known = seconds if isinstance(seconds, (int, float)) else None
+            return replace(cell, kind="done", record=path, seconds=known)
     order = ("running", "failed", "silent", "died", "interrupted", "free")
     seen = [(work.state(folder), folder) for folder in _folders(results, cell.records)]
     state, folder = min(seen, key=lambda each: order.index(each[0].kind))
@@ -144,34 +165,3 @@ def _waiting(cells: Sequence[Cell], results: Path) -> list[Cell]:
         return before.kind != "done" if before else not (results / cell.after).is_file()
 
     return [replace(cell, kind="waiting") if waits(cell) else cell for cell in cells]
-
-
-def remaining(cells: Sequence[Cell]) -> tuple[float, int, int]:
-    """Seconds of training that are left, one run at a time; in how many cells; in how many more there is nothing to
-    estimate from. A cell lasts as long as the mean done one of its task, model and method, else of its task and model,
-    else as the running ones of these will by how far they are."""
-    known: dict[tuple[str, ...], list[float]] = {}
-    for cell in cells:
-        step, steps, spent = (cell.position.get(key) for key in ("step", "steps", "seconds"))
-        lasts = cell.seconds if cell.kind == "done" else None
-        if cell.kind == "running" and spent and steps and step:
-            lasts = spent * steps / step
-        if lasts is not None:
-            for key in _keys(cell):
-                known.setdefault((cell.kind, *key), []).append(lasts)
-    left, sure, unsure = 0.0, 0, 0
-    for cell in (each for each in cells if each.kind not in ("done", "failed")):
-        likely = (known.get((kind, *key)) for kind in ("done", "running") for key in _keys(cell))
-        found = next(filter(None, likely), None)
-        if found is None:
-            unsure += 1
-            continue
-        step, steps = (cell.position.get(key) for key in ("step", "steps"))
-        share = 1 - min(1.0, step / steps) if step and steps else 1.0
-        left, sure = left + share * sum(found) / len(found), sure + 1
-    return left, sure, unsure
-
-
-def _keys(cell: Cell) -> list[tuple[str, ...]]:
-    """By what cells last alike: the closest first."""
-    return [(cell.scale, cell.task, cell.model, cell.method), (cell.scale, cell.task, cell.model)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, tree
 
-from analysis import status, sweeps
+from analysis import estimate, status, sweeps
 from analysis.__main__ import main
 from engine import claim, holder, work
 
@@ -20,8 +20,8 @@ GOLDEN = """\
 demo: 12 cells: 3 done, 2 running, 2 failed, 3 interrupted, 1 waiting, 1 not started
 
       mnli  cola
-LoRA   2/3   1/4
 FT     0/2   0/3
+LoRA   2/3   1/4
 
 running
   cola · minilm · LoRA · seed 1: epoch 2 of 3, step 120 of 400; node7, pid 42, Slurm job 17_3, since \
@@ -34,10 +34,10 @@ failed
   mnli · minilm · FT · seed 1: OUT/runs/demo/mnli/minilm-ft-s1-0.json: a record of schema None; this version reads 1
 
 interrupted: these go on when launched again
-  cola · minilm · LoRA · seed 3: goes on at epoch 1, step 80 of 400
   cola · minilm · FT · seed 0: no checkpoint, so from the start; died: HERE
   cola · minilm · FT · seed 1: no checkpoint, so from the start; no sign of life for 1 h 0 min from node7, pid 42, \
 since 2026-11-22 14:28 UTC
+  cola · minilm · LoRA · seed 3: goes on at epoch 1, step 80 of 400
 
 1 cell waits for mnli · minilm · FT · seed 0 (failed)
 
@@ -46,8 +46,7 @@ cannot be read: OUT/work/demo/cola/minilm-ft-s0-0/progress.json: Expecting prope
 line 1 column 2 (char 1)
 
 about 24 min of training left, 2 at a time
-next: python run.py table=demo
-next: python run.py table=demo method=ft"""
+running; if that stops, again: python run.py table=demo"""
 RECORD = json.loads(next((ROOT / "results" / "runs" / "paper" / "cola").glob("minilm-lora-*.json")).read_text())
 
 
@@ -90,8 +89,8 @@ def planted(out: Path) -> str:
     lora = [entry(task, "lora", seed) for task, count in (("mnli", 3), ("cola", 4)) for seed in range(count)]
     ft = [entry("mnli", "ft", 0), entry("mnli", "ft", 1), *(entry("cola", "ft", seed) for seed in range(3))]
     ft[4]["after"] = ft[0]["records"][0]
-    plan(out, lora, "python run.py table=demo")
-    plan(out, [*ft, lora[0]], "python run.py table=demo method=ft", age=60)
+    plan(out, [*lora, *ft], "python run.py table=demo", age=60)
+    plan(out, [*ft, lora[0]], "python run.py table=demo method=ft")
     (out / "sweeps" / "demo" / "torn.json").write_text("")
     os.utime(out / "sweeps" / "demo" / "torn.json", (1, 1))
     done = [(lora[0], 0, 100), (lora[1], 1, 200), (lora[3], 0, 500)]   # the second at its other record
@@ -143,11 +142,41 @@ def test_the_estimate(tmp_path: Path) -> None:
     put(progress, {"step": 0, "steps": 400, "seconds": 0})
     assert "no estimate yet" in status.text(sweeps.read(tmp_path, "demo"), 120)
     put(progress, {"step": 100, "steps": 400, "seconds": 600})
-    assert sweeps.remaining(sweeps.read(tmp_path, "demo").cells) == (1800 + 2400 + 2400, 3, 1)
+    assert estimate.remaining(sweeps.read(tmp_path, "demo").cells) == (1800 + 2400 + 2400, 3, 0, 1)
     assert "about 1 h 50 min of training left, 1 at a time, and 1 cell without" in status.text(
         sweeps.read(tmp_path, "demo"), 120)
     put(progress, {"step": "100", "steps": None})   # no numbers
-    assert sweeps.remaining(sweeps.read(tmp_path, "demo").cells) == (0, 0, 4)
+    assert estimate.remaining(sweeps.read(tmp_path, "demo").cells) == (0, 0, 0, 4)
+
+
+def test_where_nothing_alike_is_done_others_say_how_long(tmp_path: Path) -> None:
+    """A cell of another task as long as the mean of its model's, of another model as the mean of all."""
+    seconds = {("cola", "minilm"): 100, ("mnli", "minilm"): 300, ("cola", "roberta-base"): 2000}
+    cells = [entry(task, "lora", 0, model=model, records=[f"runs/demo/{task}/{model}-lora-s0-0.json"])
+             for task, model in (*seconds, ("rte", "minilm"), ("rte", "gpt2-nano"))]
+    plan(tmp_path, cells, "run")
+    for cell, took in zip(cells, seconds.values(), strict=False):
+        put(tmp_path / cell["records"][0], RECORD | {"outcome": RECORD["outcome"] | {"seconds": took}})
+    found = sweeps.read(tmp_path, "demo")
+    assert estimate.remaining(found.cells) == (200 + 800, 2, 2, 0)
+    assert "about 17 min of training left, 1 at a time; for 2 cells a guess from other runs\n" in status.text(found, 99)
+
+
+def test_no_launch_changes_the_order(tmp_path: Path) -> None:
+    """Methods and tasks as in the paper, numbers as numbers, whichever plan was written last."""
+    cells = [entry(task, method, seed, variant=variant, title=f"{task} {method} {variant} seed {seed}",
+                   records=[f"runs/{task}/{method}-{variant}-s{seed}.json"])
+             for task, method, seed, variant in (
+                 ("cola", "lora", 0, "r=2"), ("mnli", "ft", 10, ""), ("cola", "lora", 0, "r=16"), ("mnli", "ft", 9, ""),
+                 ("mnli", "lora", 0, "r=16"), ("sst2", "ft", 0, ""))]
+    plan(tmp_path, cells, "all", age=60)
+    wanted = [cells[place]["title"] for place in (3, 1, 5, 0, 4, 2)]
+    for age, (count, command) in enumerate(((2, "some of"), (5, "narrowed"), (6, "all, at once"))):
+        plan(tmp_path, cells[-count:], command, age=30 - age)
+        found = sweeps.read(tmp_path, "demo")
+        assert [cell.title for cell in found.cells] == wanted
+        assert found.command == ("all, at once" if count == 6 else "all")   # what does most; of equals the latest
+        assert "next: all" in status.text(found, 120) and status.text(found, 120).count("next:") == 1
 
 
 def test_a_shared_training_says_how_far_it_is(tmp_path: Path) -> None:
@@ -177,8 +206,11 @@ def test_all_sweeps_and_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert code == 2 and "no such folder" in error
     code, said, _ = asked(monkeypatch, capfd, "demo", "--results", tmp_path, "--json")
     (found,) = json.loads(said)
-    assert found["counts"]["done"] == 1 and found["commands"] == ["run two"] and code == 0
+    assert found["counts"]["done"] == 1 and found["command"] == "run two" and code == 0
     assert [cell["kind"] for cell in found["cells"]] == ["done", "not started"]
+    assert [cell["record"] for cell in found["cells"]] == [f"{tmp_path}/runs/demo/rte/minilm-lora-s0-0.json", None]
+    code, _, error = asked(monkeypatch, capfd, "demo", "--results", tmp_path, "--json", "--watch")
+    assert code == 2 and "leave one of the two out" in error
     put(tmp_path / "runs/demo/rte/minilm-lora-s1-1.json", RECORD)
     said = asked(monkeypatch, capfd, "demo", "--watch", "--results", tmp_path)[1]   # ends: all is done
     assert said.endswith("nothing is left to run\nnext: python -m analysis\n")

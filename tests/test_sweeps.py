@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from conftest import ROOT, Cli, ran, tree
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from analysis import sweeps
 from engine.contract import Refused
+from hydra_plugins.lora_paper.finder import rounded, short
 from hydra_plugins.lora_paper.sweeper import cells
 
 CONF = ROOT / "conf"
@@ -285,13 +288,17 @@ def test_a_search_of_more_than_one_cell_is_refused(cli: Cli, small: list[str], t
 
 def test_the_space_lies_around_the_recipes_own_numbers(cli: Cli, small: list[str]) -> None:
     said = ran(cli, "search=glue", "task=rte", "method=bitfit", *small[:3], *small[5:], "runtime.show=plan")
-    low, high = map(float, re.findall(r"lr=tag\(log,interval\(([\d.e-]+),([\d.e-]+)\)\)", said)[0])
+    low, high = map(float, re.findall(r"lr ([\d.e-]+) to ([\d.e-]+) \(log\)", said)[0])
     own = rate("encoder/bitfit")
-    assert (low, high) == (pytest.approx(own / 4), pytest.approx(own * 4))
-    assert "20 trials" in said and "batch=choice(16,32,64)" in said and "epochs=choice(2,3)" in said   # of 32 and 3
-    words = ["search=glue", "task=rte", "method=bitfit", *small, "lr=1e-3", "warmup=0,0.1"]
-    fixed = ran(cli, *words, "runtime.show=plan")
-    assert fixed == "search=glue: 20 trials; warmup=0,0.1\n"   # what is said is not searched
+    assert (low, high) == (pytest.approx(own / 4, rel=0.005), pytest.approx(own * 4, rel=0.005))
+    assert "20 trials (hydra.sweeper.trials=20), the first with the recipe's own numbers; lr" in said
+    assert "batch 16 or 32 or 64" in said and "epochs 2 or 3" in said   # of 32 and 3
+    words = ["search=glue", "task=rte", "method=bitfit", *small, "lr=1e-3"]
+    fixed = ran(cli, *words, "warmup=0,0.1", "runtime.show=plan")
+    assert fixed == "search=glue: 20 trials (hydra.sweeper.trials=20); warmup 0 or 0.1\n"   # said, so not searched
+    there = 0.06   # encoder/bitfit's warm-up
+    for space, inside in (f"0,{there}", True), (f"interval(0.01,{there})", True), ("interval(0.1,1)", False):
+        assert ("recipe's own" in ran(cli, *words, f"warmup={space}", "runtime.show=plan")) == inside
 
 
 def rate(recipe: str) -> float:
@@ -309,7 +316,7 @@ def test_a_search_launched_again_finds_its_trials(cli: Cli, small: list[str], tm
     assert len(records) == 3 and len(summary(first)) == 6
     rates, own = {one["settings"]["lr"] for one in made}, rate("encoder/lora")
     assert len(rates) == 3 and all(own / 4 <= lr <= own * 4 for lr in rates)
-    assert f"best: {max(one['value'] for one in made):.2f} with" in first
+    check_end(cli, first, made, tmp_path / "out")
     before = tree(runs)
     records[1].unlink()
     again = ran(cli, *words)
@@ -319,8 +326,42 @@ def test_a_search_launched_again_finds_its_trials(cli: Cli, small: list[str], tm
         path for path in before if path.startswith(str(records[1].with_suffix("")))} and after.keys() == before.keys()
 
 
+def check_end(cli: Cli, said: str, made: list[dict[str, Any]], out: Path) -> None:
+    """What tuning bought over the recipe's own numbers, which came first; noise; the best record, and how it is run
+    alone; its trials as a sweep."""
+    best = max(one["value"] for one in made)
+    own = next(one for one in made if (one["settings"]["lr"], one["settings"]["batch"]) == (rate("encoder/lora"), 16))
+    assert f"trial 1: {own['value']:.2f} with lr={rate('encoder/lora')} batch=16 (the recipe's own)" in said
+    assert f"best: {best:.2f} with" in said
+    assert ("own numbers: tuning bought nothing\n" if best == own["value"] else
+            f"own numbers: {own['value']:.2f}, so tuning bought {best - own['value']:.2f}\n") in said
+    noise = 200 * (best / 100 * (1 - best / 100) / 16) ** 0.5
+    assert f"a difference of less than {noise:.2f} is noise" in said and "on 16 examples" in said
+    path = re.findall(r"^record (.*)$", said.partition("\nsearch=")[2].partition("\nbest")[2], re.M)[0]
+    assert json.loads(Path(path).read_text())["value"] == best
+    again = shlex.split(re.findall(r"^alone: python run.py (.*)$", said, re.M)[0])
+    assert ran(cli, *again).endswith(f"record {path}\n")
+    found = sweeps.read(out, "search-demo")
+    assert found.counts["done"] == len(found.cells) == 3 and {str(cell.record) for cell in found.cells} >= {path}
+
+
 def summary(said: str) -> list[str]:
     return [line for line in said.splitlines() if line.startswith(("trial", "best", "search="))]
+
+
+def test_a_search_starts_where_its_cells_do(cli: Cli, small: list[str]) -> None:
+    """From the recorded MNLI run; where there is none, it says how to get one."""
+    words = ["search=demo", "task=rte", *small[:4], *small[5:], "init_from=mnli", "runtime.show=plan"]
+    status, _, err = cli(*words)
+    assert status == 2 and "first run task=mnli" in err
+    ran(cli, "task=mnli", *small, "init_from=none")
+    assert "6 trials" in ran(cli, *words)
+
+
+def test_numbers_are_rounded_for_reading() -> None:
+    assert short(0.002415259568860878) == short("0.002415259568860878") == "0.00242"
+    assert [short(value) for value in (1024, "1024", 6e-5, "cosine")] == ["1024", "1024", "6e-05", "cosine"]
+    assert rounded(["lr=0.0005", "batch=16"]) == "lr=0.0005 batch=16"
 
 
 def test_a_failing_trial_is_said_and_the_search_goes_on(cli: Cli, small: list[str],

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-import time
+import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from engine.contract import Elsewhere, Refused, Unfinished
+from engine.contract import Refused, Unfinished
+from hydra_plugins.lora_paper.finder import Finder, short
+from hydra_plugins.lora_paper.trials import Trials
 
 Words = list[str]
 Factors = Mapping[str, Sequence[float]]
-LOOK = 5.0  # seconds between two looks at a trial that another process runs
 TUNED = ("lr", "epochs", "batch", "warmup", "weight_decay", "dropout", "cls_dropout", "label_smoothing", "r", "alpha")
 INSTALL = "search=… needs Optuna, the extra [search]: pip install -e '.[search]'"
 
@@ -43,24 +43,29 @@ class Search(Sweeper):
         no trial gave a number."""
         assert self.config is not None and self.hydra_context is not None
         fixed, searched = self._said(OverridesParser.create().parse_overrides(arguments))
-        space = self._space(fixed, searched)
+        find = Finder(self.config, self.hydra_context.config_loader, self.task_function, fixed)
+        space = self._space(find.settings, fixed, searched)
+        own = _own(space, find.settings)
         name, show = f"search={self.config.hydra.runtime.choices.search}", self.config.runtime.show
-        spread = [*(f"{key}={values}" for key, values in space.items()), *searched]
-        print(f"{name}: {self.trials} trials; {', '.join(spread)}", flush=True)
+        first = ", the first with the recipe's own numbers" if own else ""
+        budget = f"{self.trials} trials (hydra.sweeper.trials={self.trials})"
+        print(f"{name}: {budget}{first}; {', '.join(map(_described, space))}", flush=True)
         if show is not None:
             if show != "plan":
                 raise Refused(f"runtime.show={show}: of one run: leave {name} out; a search has runtime.show=plan")
             return
-        impl = self._optuna(space)
+        impl = self._optuna(space, own)
         impl.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
-        impl.launcher = trials = Trials(impl.launcher, fixed)
+        launcher = [word for word in self.config.hydra.overrides.hydra if not word.startswith("hydra.mode=")]
+        command = shlex.join(["python", "run.py", *arguments, *launcher])
+        impl.launcher = trials = Trials(impl.launcher, find, name, command, own)
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # Optuna's sweeper writes its best there
-        try:
-            impl.sweep(arguments)
-        except ValueError:
-            if trials.values:  # else it is that there is no best one
-                raise
-        print(trials.summary(name), flush=True)
+        with trials.told():
+            try:
+                impl.sweep(arguments)
+            except ValueError:
+                if trials.values:  # else it is that there is no best one
+                    raise
         if not trials.values:
             why = next(iter(trials.failed.values()))
             raise Unfinished(f"{name}: all {self.trials} trials failed; the first: {why}")
@@ -77,31 +82,23 @@ class Search(Sweeper):
         words = [(str(word.input_line), word.is_sweep_override()) for word in said]
         return [word for word, sweep in words if not sweep], [word for word, sweep in words if sweep]
 
-    def _space(self, fixed: Words, searched: Words) -> dict[str, str]:
-        """What is proposed, in Hydra's words, around the recipe's own numbers, but for what the command line says.
-        Raises Refused for a cell that cannot run."""
-        from engine.plan import Planner
-
-        assert self.config is not None and self.hydra_context is not None
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, fixed)
-        cell = self.task_function.planned(config, fixed)  # type: ignore[attr-defined]  # run.py's, as for a table
-        if cell is None:
-            raise Refused(f"task={config.task.name} trains nothing: there is nothing to search")
-        Planner(lambda _: cell).plan([fixed])
+    def _space(self, settings: Mapping[str, Any], fixed: Words, searched: Words) -> list[Override]:
+        """What is proposed, in Hydra's words, around the recipe's own numbers, but for what the command line says."""
         said = {word.partition("=")[0] for word in (*fixed, *searched)}
-        space = {}
+        space = []
         for key in [key for key in (*self.between, *self.one_of) if key not in said]:
-            own = cell.settings[key]
+            own = settings[key]
             if key in self.between:
                 low, high = self.between[key]
-                space[key] = f"tag(log,interval({own * low!r},{own * high!r}))"
+                space.append(f"{key}=tag(log,interval({own * low!r},{own * high!r}))")
             else:
                 values = dict.fromkeys(str(max(1, round(own * factor))) for factor in self.one_of[key])
-                space[key] = f"choice({','.join(values)})"
-        return space
+                space.append(f"{key}=choice({','.join(values)})")
+        return OverridesParser.create().parse_overrides([*space, *searched])
 
-    def _optuna(self, space: Mapping[str, str]) -> Any:
-        """Hydra's Optuna sweeper, in memory: with the same seed it proposes the same, and the records are there."""
+    def _optuna(self, space: Sequence[Override], own: Mapping[str, Any]) -> Any:
+        """Hydra's Optuna sweeper, in memory: with the same seed it proposes the same, and the records are there. The
+        recipe's own numbers come first."""
         try:
             import optuna
             from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
@@ -109,55 +106,36 @@ class Search(Sweeper):
             raise Refused(INSTALL) from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.CRITICAL)  # Trials says it
-        sampler = optuna.samplers.TPESampler(seed=self.seed)
-        return OptunaSweeperImpl(sampler=sampler, direction="maximize", storage=None, study_name=None,
+        sampler, storage = optuna.samplers.TPESampler(seed=self.seed), optuna.storages.InMemoryStorage()
+        if own:
+            study = optuna.create_study(study_name="search", storage=storage, direction="maximize")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.enqueue_trial(dict(own))
+        params = OmegaConf.create({word.key_or_group: str(word.input_line).partition("=")[2] for word in space})
+        return OptunaSweeperImpl(sampler=sampler, direction="maximize", storage=storage, study_name="search",
                                  n_trials=self.trials, n_jobs=self.jobs, max_failure_rate=1.0, search_space=None,
-                                 custom_search_space=None, params=OmegaConf.create(dict(space)))
+                                 custom_search_space=None, params=params)
 
 
-class Trials(Launcher):
-    """The chosen launcher, with what each trial gave kept: its number, or why it has none. fixed: the words that all
-    trials share, left out of their names."""
-
-    def __init__(self, launcher: Launcher, fixed: Words) -> None:
-        self.launcher, self.fixed = launcher, set(fixed)
-        self.values: dict[str, float] = {}
-        self.failed: dict[str, str] = {}
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Nothing: the launcher is set up."""
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs the trials, once more what another process was running. Raises Refused as a trial did."""
-        returns = list(self.launcher.launch(job_overrides, initial_job_idx))
-        for i, words in enumerate(job_overrides):
-            while isinstance(error := _error(returns[i]), Elsewhere):
-                print(f"waiting: {error}", flush=True)
-                time.sleep(LOOK)
-                returns[i] = self.launcher.launch([words], initial_job_idx + i)[0]
-            if isinstance(error, Refused):
-                raise error
-            name = " ".join(word for word in words if word not in self.fixed)
-            if error is None and isinstance(returns[i].return_value, (int, float)):
-                self.values[name] = float(returns[i].return_value)
-                said = f"{self.values[name]:.2f}"
-            else:
-                self.failed[name] = "it has no number" if error is None else str(error).partition("\n")[0]
-                said = f"failed ({self.failed[name]})"
-            print(f"trial {initial_job_idx + i + 1}: {said} with {name}", flush=True)
-        return returns
-
-    def summary(self, search: str) -> str:
-        """How the search ended: what failed, and the best trial."""
-        count = len(self.values) + len(self.failed)
-        lines = [f"{search}: {len(self.values)} of {count} different trials gave a number"]
-        lines += [f"failed: {name}: {why}" for name, why in self.failed.items()]
-        if self.values:
-            best = max(self.values, key=lambda name: self.values[name])
-            lines.append(f"best: {self.values[best]:.2f} with {best}")
-        return "\n".join(lines)
+def _own(space: Sequence[Override], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's own numbers for what is searched; empty where one of them lies outside."""
+    own = {str(word.key_or_group): settings.get(word.key_or_group) for word in space}
+    return own if all(_within(own[str(word.key_or_group)], word) for word in space) else {}
 
 
-def _error(returned: JobReturn) -> Any:
-    """What a trial raised, None where it ended well."""
-    return None if returned.status == JobStatus.COMPLETED else returned._return_value
+def _within(own: Any, word: Override) -> bool:
+    values = word.value()
+    if not isinstance(values, IntervalSweep):
+        return any(type(each) is type(own) and each == own for each in word.sweep_iterator())
+    whole = isinstance(values.start, int) and isinstance(values.end, int)  # Optuna takes whole numbers alone, then
+    assert values.start is not None and values.end is not None
+    return isinstance(own, int if whole else (int, float)) and values.start <= own <= values.end
+
+
+def _described(word: Override) -> str:
+    """A space for readers: lr 0.0005 to 0.008 (log), batch 8 or 16"""
+    values = word.value()
+    if isinstance(values, IntervalSweep):
+        return f"{word.key_or_group} {short(values.start)} to {short(values.end)}" + " (log)" * ("log" in values.tags)
+    return f"{word.key_or_group} {' or '.join(map(str, word.sweep_string_iterator()))}"
