@@ -60,7 +60,7 @@ class Stop:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._restore()
-        if kind is None and self.seen and self._before:
+        if kind is None and self.seen and self._before and not self.follows:
             signal.raise_signal(self.seen[0])
 
     @property

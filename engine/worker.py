@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 from engine.contract import Stopped
@@ -53,6 +54,7 @@ class Lines(io.TextIOBase):
 @contextmanager
 def held() -> Iterator[None]:
     """A process that is started within gets no signal before it calls begin(): they wait for it."""
+    resource_tracker.ensure_running()  # whoever starts it within lets the signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
     try:
         yield

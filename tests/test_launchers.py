@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import itertools
 import os
 import pickle
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,9 +24,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from engine import ranks
+from engine import ranks, worker
 from engine.contract import Refused
-from hydra_plugins.lora_paper import local, slurm, watch
+from engine.stop import Stop
+from hydra_plugins.lora_paper import beside, local, slurm, watch
 
 needs_submitit = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="needs the extra [launchers]")
 State = tuple[str, str]
@@ -251,8 +254,11 @@ def test_no_requeue_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @needs_submitit
-@pytest.mark.parametrize("sbatch", [None, "echo sbatch: error: invalid partition specified: gpx >&2; exit 1"])
-def test_without_slurm_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sbatch: str | None) -> None:
+@pytest.mark.parametrize("sbatch", [
+    None, "echo sbatch: error: invalid partition specified: gpx >&2; exit 1",
+    "printf 'sbatch: error: a try\\nsbatch: error: another\\nsbatch: fatal: no gpx\\n' >&2; exit 1"])
+def test_without_slurm_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sbatch: str | None,
+                                     capfd: pytest.CaptureFixture[str]) -> None:
     for name, does in {"srun": "", "sbatch": sbatch}.items() if sbatch else ():
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / name).chmod(0o755)
@@ -260,8 +266,10 @@ def test_without_slurm_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     made = slurm.Slurm(**OmegaConf.to_container(launcher("slurm")))  # type: ignore[arg-type]
     made.setup(hydra_context=None, task_function=print, config=OmegaConf.create())  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="gpx" if sbatch else "srun"):
+    with pytest.raises(Refused, match="gpx" if sbatch else "srun") as refused:
         made.launch([["seed=0"], ["seed=1"]], 0)
+    assert str(refused.value).count("\n") == 1
+    assert capfd.readouterr().err == ""  # submitit prints what it raises
 
 
 @needs_submitit
@@ -279,7 +287,7 @@ def test_ctrl_c_leaves_the_jobs_and_says_how_to_end_them(
 
 
 @pytest.mark.parametrize("ours, plugin, extra", [
-    (slurm.Slurm(), "hydra_submitit_launcher", "launchers"), (local.Joblib(), "hydra_joblib_launcher", "launchers"),
+    (slurm.Slurm(), "hydra_submitit_launcher", "launchers"), (local.Joblib(1), "hydra_joblib_launcher", "launchers"),
     (local.Ray(ray=None), "hydra_ray_launcher", "ray")])  # type: ignore[arg-type]
 def test_a_missing_plugin_is_named(ours: Any, plugin: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [one for one in sys.modules if one.startswith(f"hydra_plugins.{plugin}")]:
@@ -288,6 +296,72 @@ def test_a_missing_plugin_is_named(ours: Any, plugin: str, extra: str, monkeypat
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(Refused, match=rf"pip install .*\[{extra}\]"):
         ours.setup(hydra_context=None, task_function=print, config=OmegaConf.create())
+
+
+def test_every_line_says_whose_it_is() -> None:
+    """Also what tqdm draws and writes itself, and a line that is printed in pieces."""
+    from tqdm.auto import tqdm
+
+    screen = io.StringIO()
+    lines = worker.Lines(screen)
+    lines.label, lines.drop = "[3/7 rte lora s0] ", "[3/7] "
+    print("[3/7] rte · tiny\n\ntwo ", end="", file=lines)
+    print("words", file=lines)
+    with tqdm(total=3, file=lines, mininterval=0) as bar:
+        bar.update()
+        bar.write("epoch 1/2", file=lines)
+        bar.update()
+        list(tqdm(range(3), file=lines, mininterval=0, disable=None))
+    print("end", file=lines)
+    assert screen.getvalue() == "".join(
+        f"[3/7 rte lora s0] {line}\n" for line in ("rte · tiny", "two words", "epoch 1/2", "end"))
+
+
+def test_what_runs_are_called() -> None:
+    shared = ["task=rte", "method=lora", "scale=demo"]
+    placed = [[*shared, "seed=0", "runtime.place='3/7'"], [*shared, "seed=1", "runtime.place='4/7'"]]
+    assert beside.names(placed, 2) == [
+        ("3/7", "rte lora s0"), ("4/7", "rte lora s1")]
+    assert beside.names([[*shared, "lr=0.002415259568860878", "batch=8"], [*shared, "lr=0.001", "batch=8"]], 5) == [
+        ("5", "rte lora lr=0.00242"), ("6", "rte lora lr=0.001")]
+    assert beside.names([], 0) == []
+    assert max(len(name) for _, name in beside.names([["a=" + "b" * 99], ["a=c"]], 0)) == beside.LONGEST
+
+
+def test_a_worker_remembers_a_signal_for_every_run() -> None:
+    """What came before a run, and twice, stops it as it stops the one that is under way; nothing is said or raised."""
+    with Stop(follows=True) as first:
+        signal.raise_signal(signal.SIGINT)
+        with Stop() as run:
+            assert run.asked == "SIGINT"
+            first._when -= 10
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert first.seen == [signal.SIGINT, signal.SIGTERM]
+    error = first.stopped("there")
+    assert str(error) == "SIGINT: there" and getattr(pickle.loads(pickle.dumps(error)), "number", 15) == 2
+
+
+def test_a_worker_that_is_told_to_stop_begins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begun() -> JobReturn:
+        raise AssertionError
+
+    signals = Stop()
+    monkeypatch.setattr(worker, "SIGNALS", signals)
+    orphan = beside.run(("0", "rte"), -1, ["task=rte"], begun)
+    signals.seen.append(signal.SIGTERM)
+    idle = beside.run(("0", "rte"), os.getppid(), ["task=rte"], begun)
+    halted = beside.ended([], signals.stopped("at step 3"))
+    assert idle.status == orphan.status == JobStatus.FAILED
+    said = beside.summary([halted, idle, orphan, returned(1)], signal.SIGTERM)
+    assert str(said) == "SIGTERM: 1 run stopped, 2 not begun" and vars(said)["number"] == 15
+
+
+def test_joblib_is_refused_without_processes() -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    with pytest.raises(Refused, match="n_jobs=0"):
+        local.Joblib(n_jobs=0).setup(hydra_context=None, task_function=print,  # type: ignore[arg-type]
+                                     config=OmegaConf.create())
 
 
 TASK = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "30017", "SLURM_NTASKS": "4", "SLURM_PROCID": "3",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Slurm(Launcher):
         shared = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name",
                   "stderr_to_stdout")  # submitit names Slurm's own settings slurm_…
         jobs: list[Any] = []
-        with _outside():
+        with _outside(), redirect_stderr(io.StringIO()):  # submitit prints what it raises
             try:
                 executor = submitit.AutoExecutor(cluster="slurm", folder=folder, slurm_max_num_timeout=timeouts)
                 executor.update_parameters(**{key if key in shared else f"slurm_{key}": value
@@ -85,8 +86,17 @@ class Slurm(Launcher):
             except (RuntimeError, OSError) as error:  # no srun, or sbatch said no
                 if jobs:  # some are on their way
                     raise
-                raise Refused(f"hydra/launcher=slurm: {' '.join(str(error).split())[-400:]}") from None
+                raise Refused(f"hydra/launcher=slurm: {_reason(str(error))}\n"
+                              "try `sinfo`; without Slurm: hydra/launcher=joblib, or none") from None
         return jobs
+
+
+def _reason(said: str) -> str:
+    """sbatch's last word, which says it all: the lines before are of what it tried."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    for start in ("sbatch: fatal: ", "sbatch: error: "):
+        lines = [line.removeprefix(start) for line in lines]
+    return lines[-1][:200] if lines else "sbatch failed without a word"
 
 
 def _environment(settings: dict[str, Any]) -> list[str]:
