@@ -13,6 +13,7 @@ from typing import Any
 from engine.contract import Stopped
 from engine.stop import NUMBERS, Stop
 
+RAYS = (":task_name:", ":actor_name:", ":job_id:")  # lines of Ray's own that its log reader takes out again
 SIGNALS = Stop(follows=True)  # of a worker, from its first moment to its last
 
 
@@ -37,7 +38,8 @@ class Lines(io.TextIOBase):
         """Whole lines at once; a bar begins with a carriage return. drop: what a line need not begin with."""
         if not text.startswith("\r"):
             *lines, self._rest = (self._rest + text).split("\n")
-            said = "".join(f"{self.label}{line.removeprefix(self.drop)}\n" for line in lines if line.strip())
+            said = "".join(f"{'' if line.startswith(RAYS) else self.label}{line.removeprefix(self.drop)}\n"
+                           for line in lines if line.strip())
             if said:
                 self.under.write(said)
                 self.under.flush()

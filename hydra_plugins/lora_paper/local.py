@@ -148,6 +148,7 @@ class Ray(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Raises Refused where the plugin is missing."""
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # no token under the home folder; said before import
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else it swallows lines that differ in their numbers alone
         try:
             import hydra_plugins.hydra_ray_launcher.ray_launcher  # noqa: F401
         except ModuleNotFoundError:
