@@ -11,6 +11,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import gc
 import gzip
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -119,6 +120,14 @@ def tree(*folders: Path) -> dict[str, bytes | None]:
     """Every path below the folders with its content: what must not change."""
     return {str(path): path.read_bytes() if path.is_file() else None for folder in folders if folder.exists()
             for path in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """A process that a script started in the background ignores Ctrl-C, and so would all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -284,14 +284,6 @@ def test_it_says_where_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 # --- signals --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c() -> Iterator[None]:
-    """A process that was started in the background by a script ignores Ctrl-C, and so would its children."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_handlers_are_put_back_and_one_that_waited_is_called() -> None:
