@@ -66,16 +66,9 @@ class Planner:
         return start.find(cell.settings, cell.out, None).identity
 
     def _cell(self, words: Words, cell: Cell, begun: Sequence[str | None]) -> Planned:
-        base, asked = self._base(cell), cell.recipe.precision
+        base = self._base(cell)
         self._check(cell, base)
-        named = [identify(cell, precision, base.raw, base.revision, before) for before in begun
-                 for precision in (DEVICE_DECIDES if asked == "auto" else (asked,))]
-        seed, scale = cell.settings["seed"], cell.settings["scale"]["name"]
-        about = {"task": cell.task.name, "model": cell.model.name, "method": cell.method.name, "seed": seed,
-                 "label": cell.method.label, "variant": cell.variant, "scale": scale}
-        title = f"{cell.task.name} · {cell.model.name} · {cell.method.label} {cell.variant}".strip() + f" · seed {seed}"
-        return Planned(tuple(words), title, about, tuple(one.path for one in named),
-                       tuple(dict.fromkeys(one.kept for one in named)))
+        return planned(words, cell, base.raw, base.revision, begun)
 
     def _child(self, words: Words, cell: Cell) -> Planned:
         """A cell that starts from MNLI: from the run that runtime.parent names, that of its own settings and seed, in
@@ -136,3 +129,16 @@ class Planner:
         there = self._planned.get(planned.key)
         if there is None or there.added:
             self._planned[planned.key] = planned
+
+
+def planned(words: Words, cell: Cell, data_sha256: str, revision: str, begun: Sequence[str | None]) -> Planned:
+    """The cell of a command line on this data and these base weights. begun: what its start may be known by."""
+    asked = cell.recipe.precision
+    named = [identify(cell, precision, data_sha256, revision, before) for before in begun
+             for precision in (DEVICE_DECIDES if asked == "auto" else (asked,))]
+    about = {"task": cell.task.name, "model": cell.model.name, "method": cell.method.name, "label": cell.method.label,
+             "variant": cell.variant, "seed": cell.settings["seed"], "scale": cell.settings["scale"]["name"]}
+    title = " · ".join([cell.task.name, cell.model.name, f"{cell.method.label} {cell.variant}".strip(),
+                        f"seed {about['seed']}"])
+    return Planned(tuple(words), title, about, tuple(one.path for one in named),
+                   tuple(dict.fromkeys(one.kept for one in named)))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-CELLS = ("task=sst2 method=lora,bitfit,adapter-h,prelayer seed=0 scale=demo scale.train=512 scale.validation=64 "
+CELLS = ("task=sst2 method=lora,bitfit,adapter-h,prelayer seed=0 scale=demo scale.train=2048 scale.validation=64 "
          "epochs=5 length=32")
 ONE_CPU = ["hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2"]
 LAUNCHERS = {

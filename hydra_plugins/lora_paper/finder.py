@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra import compose
@@ -60,22 +61,11 @@ class Finder:
 
     def _planned(self, words: Words, cell: Any) -> Any:
         from engine import start
-        from engine.plan import Planned
-        from engine.planner import DEVICE_DECIDES
-        from engine.resolve import identify
+        from engine.planner import planned
 
         begun = start.find(cell.settings, self.out, self.revision).identity
-        asked = cell.recipe.precision
-        named = [identify(cell, precision, self.data, self.revision, begun)
-                 for precision in (DEVICE_DECIDES if asked == "auto" else (asked,))]
-        about = {"task": cell.task.name, "model": cell.model.name, "method": cell.method.name,
-                 "label": cell.method.label, "variant": cell.variant, "seed": cell.settings["seed"],
-                 "scale": cell.settings["scale"]["name"]}
-        title = [cell.task.name, cell.model.name, f"{cell.method.label} {cell.variant}".strip(),
-                 f"seed {cell.settings['seed']}", rounded(self.own(words))]
-        return Planned(words=tuple(words), title=" · ".join(filter(None, title)), about=about,
-                       records=tuple(one.path for one in named),
-                       trainings=tuple(dict.fromkeys(one.kept for one in named)))
+        made = planned(words, cell, self.data, self.revision, [begun])
+        return replace(made, title=" · ".join(filter(None, [made.title, rounded(self.own(words))])))
 
 
 def rounded(words: Sequence[str]) -> str:
