@@ -27,9 +27,7 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
     """
     at = resolve(cell)
     say = print if main_process() else lambda *_: None
-    title = " · ".join(filter(None, [cell.task.name, cell.model.name, f"{cell.method.label} {cell.variant}".strip(),
-                                     f"seed {at.settings['seed']}", f"scale {at.settings['scale']['name']}",
-                                     f"{at.raw.kind} data"]))
+    title = f"{cell.title} · scale {at.settings['scale']['name']} · {at.raw.kind} data"
     title = f"[{place}] {title}" if (place := cell.settings["runtime"]["place"]) else title
     if _there(cell, at, title, say):
         hold.tidy(cell.out, at.path)

@@ -138,7 +138,5 @@ def planned(words: Words, cell: Cell, data_sha256: str, revision: str, begun: Se
              for precision in (DEVICE_DECIDES if asked == "auto" else (asked,))]
     about = {"task": cell.task.name, "model": cell.model.name, "method": cell.method.name, "label": cell.method.label,
              "variant": cell.variant, "seed": cell.settings["seed"], "scale": cell.settings["scale"]["name"]}
-    title = " · ".join([cell.task.name, cell.model.name, f"{cell.method.label} {cell.variant}".strip(),
-                        f"seed {about['seed']}"])
-    return Planned(tuple(words), title, about, tuple(one.path for one in named),
+    return Planned(tuple(words), cell.title, about, tuple(one.path for one in named),
                    tuple(dict.fromkeys(one.kept for one in named)))

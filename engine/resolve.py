@@ -49,6 +49,12 @@ class Cell:
         return Path(self.settings["runtime"]["out"]).expanduser()
 
     @property
+    def title(self) -> str:
+        """What it is called on the screen and in plans: rte · minilm · LoRA r=8 alpha=16 targets=q,v · seed 0"""
+        return " · ".join([self.task.name, self.model.name, f"{self.method.label} {self.variant}".strip(),
+                           f"seed {self.settings['seed']}"])
+
+    @property
     def variant(self) -> str:
         """The method's own settings in a word: r=8 alpha=8 targets=q,v."""
         return record.variant(self.settings)
