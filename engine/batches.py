@@ -27,17 +27,18 @@ def order(lengths: Sequence[int], batch: int, batching: str, generator: torch.Ge
 
 def shares(batch: Sequence[int], rank: int, world: int, micro: int | None,
            weight: Callable[[Sequence[int]], float]) -> Iterator[tuple[list[int], float]]:
-    """This device's part of a global batch, in micro-batches, each with its share (by weight) of the global batch.
+    """This device's part of a global batch, in micro-batches, each with what one of its examples counts: 1 / the weight
+    of the global batch.
 
-    Weighting each micro-batch's mean loss by its share makes the step that of the whole batch, whatever the number of
-    devices and micro-batches, also when they do not divide it. Every device gets the same number of micro-batches, as
-    DDP needs; one that has too few examples repeats one with share 0.
+    So the step is that of the whole batch, whatever the number of devices and micro-batches, also when they do not
+    divide it. Every device gets the same number of micro-batches, as DDP needs; one that has too few examples repeats
+    one that counts 0.
     """
     parts = [list(batch[r::world]) for r in range(world)]
     size = min(micro or len(parts[0]), len(parts[0]))
     for start in range(0, len(parts[0]), size):
         mine = parts[rank][start:start + size]
-        yield (mine, weight(mine) / weight(batch)) if mine else ([batch[0]], 0.0)
+        yield (mine, 1 / weight(batch)) if mine else ([batch[0]], 0.0)
 
 
 def by_length(lengths: Sequence[int], size: int, rank: int, world: int) -> list[list[int]]:

@@ -108,7 +108,7 @@ class Split(Protocol):
     def batch(self, indices: Sequence[int]) -> Batch: ...
 
     def weight(self, indices: Sequence[int]) -> float:
-        """How much the mean loss of these examples counts beside others': their number, or that of their tokens."""
+        """What the sum of these examples' losses is divided by: their number, or that of their tokens."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ class Task(Protocol):
     version: int
     outputs: int  # size of the head's last layer; 0: no fresh head, a language model
 
-    def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor: ...
+    def losses(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
+        """Each example's loss (n,); their sum over Split.weight of them is what a step goes down."""
 
     def evaluate(self, predict: Predict, validation: Mapping[str, Split]) -> Numbers: ...

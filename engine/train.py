@@ -105,7 +105,7 @@ def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: in
                 for number, (indices, share) in enumerate(parts):
                     batch = move(splits.train.batch(indices), device)
                     with contextlib.nullcontext() if number == len(parts) - 1 else accelerator.no_sync(model):
-                        loss = task.loss(model, batch, recipe.label_smoothing) * share
+                        loss = task.losses(model, batch, recipe.label_smoothing).sum() * share
                         accelerator.backward(loss * world)  # DDP takes the mean over devices; the shares sum to one
                     at.total += loss.detach()  # read at the end of the epoch, so that the device never waits
                 if recipe.clip is not None:

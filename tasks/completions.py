@@ -54,7 +54,7 @@ class Completions:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """input_ids, attention_mask, position_ids (n, longest) and labels (n, longest completion): what the last
-        positions have to predict, IGNORED where there is nothing; weights (n, same), which sum to one."""
+        positions have to predict, IGNORED where there is nothing; weights (n, same), what each counts."""
         longest, most = max(self.lengths[i] for i in indices), max(self.targets[i] for i in indices)
         ids = np.full((len(indices), longest), self.pad, np.int64)
         mask = np.zeros((len(indices), longest), np.int64)
@@ -67,7 +67,7 @@ class Completions:
         counted = (labels != IGNORED).astype(np.float32)
         weights = counted if self.averaging == "tokens" else counted / counted.sum(1, keepdims=True)
         batch = {"input_ids": ids, "attention_mask": mask, "position_ids": np.maximum(mask.cumsum(1) - 1, 0),
-                 "labels": labels, "weights": weights / weights.sum()}
+                 "labels": labels, "weights": weights}
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 

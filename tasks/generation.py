@@ -80,9 +80,9 @@ class Generation:
     def _pairs(self, raw: data.Raw, split: str) -> list[tuple[str, str]]:
         return [pair for row in raw.rows[split] for pair in self.form.examples(row)]
 
-    def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
-        """Mean over the batch's completion tokens, or over its examples (averaging)."""
-        return (token_losses(model, batch, smoothing) * batch["weights"]).sum()
+    def losses(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
+        """Of each example (n,): the sum over its completion's tokens, or their mean (averaging)."""
+        return (token_losses(model, batch, smoothing) * batch["weights"]).sum(1)
 
     def evaluate(self, predict: Predict, validation: Mapping[str, Split]) -> Numbers:
         """val_loss: nats for a token of the completions, without smoothing, over all of them."""

@@ -89,12 +89,12 @@ class Glue:
     def _labels(self, rows: data.Rows) -> torch.Tensor:
         return torch.tensor([row["label"] for row in rows], dtype=torch.long if self.labels else torch.float32)
 
-    def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
-        """Mean over the batch: cross-entropy, or the squared error of a score (no smoothing there)."""
+    def losses(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
+        """Of each example (n,): cross-entropy, or the squared error of a score (no smoothing there)."""
         logits = _logits(model, batch)
         if self.labels is None:
-            return F.mse_loss(logits.squeeze(-1), batch["labels"])
-        return F.cross_entropy(logits, batch["labels"], label_smoothing=smoothing)
+            return F.mse_loss(logits.squeeze(-1), batch["labels"], reduction="none")
+        return F.cross_entropy(logits, batch["labels"], reduction="none", label_smoothing=smoothing)
 
     def evaluate(self, predict: Predict, validation: Mapping[str, Split]) -> Numbers:
         """Every usual GLUE number in points; for MNLI over both sets together, then each set's accuracy beside it. And

@@ -54,10 +54,10 @@ class Task(tiny.Scripted):
         super().__init__()
         self.stop, self.evaluation = stop, evaluation
 
-    def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
+    def losses(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
         if not self.evaluation:
             self.stop.look()
-        return super().loss(model, batch, smoothing)
+        return super().losses(model, batch, smoothing)
 
     def evaluate(self, predict: Any, validation: Any) -> dict[str, float]:
         if self.evaluation:

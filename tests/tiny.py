@@ -192,8 +192,8 @@ class Scripted:
         self.values, self.look, self.seen = iter(values), look, []
         self.real = task(outputs)
 
-    def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
-        return self.real.loss(model, batch, smoothing)
+    def losses(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
+        return self.real.losses(model, batch, smoothing)
 
     def evaluate(self, predict: Predict, validation: Mapping[str, Split]) -> Numbers:
         for split in validation.values():
