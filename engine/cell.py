@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine import hold, record
+from engine import hold, kin, record
+from engine.at_once import Steps, fit
 from engine.contract import Stopped, generator
 from engine.processes import first
 from engine.resolve import Cell, Resolved, resolve
@@ -17,14 +18,71 @@ from engine.stop import Stop
 from engine.training import Built, Run, attempt, check_trained, still_ours, trained
 from engine.words import counted, main_process, summary, two
 
+Report = Callable[[dict[str, Any]], None]
 
-def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
+
+def run(cell: Cell, report: Report) -> Path:
     """Runs the cell unless its record is there; returns the record's path. report gets every epoch's numbers.
 
     Goes on at its last checkpoint if it was interrupted. Raises Refused before anything is written, Elsewhere when
     another process runs it, Stopped when a signal came (or what waited for that signal before does its own), and
     record.NotWritten when the disk takes no record at the end.
     """
+    (made,) = run_all([cell], [report])
+    if isinstance(made, Exception):
+        raise made
+    return made
+
+
+def run_all(cells: Sequence[Cell], reports: Sequence[Report]) -> list[Path | Exception]:
+    """Runs cells of one kin (engine/kin.py), which train at once; for each the path of its record, or what run() would
+    raise. Raises Stopped."""
+    bases: list[Any] = []
+    stop, names = Stop(), kin.names([cell.settings for cell in cells])
+    steps = {place: _steps(cell, report, name, bases, Stop(over=stop))
+             for place, (cell, report, name) in enumerate(zip(cells, reports, names, strict=True))}
+    ends: dict[int, Path | Exception] = {}
+    try:
+        wanted = _on(steps, dict.fromkeys(steps), ends)
+        with stop:
+            if wanted:
+                made: Sequence[Any]
+                try:
+                    made = fit(list(wanted.values()))
+                except Exception as error:
+                    made = [error] * len(wanted)
+                _on(steps, dict(zip(wanted, made, strict=True)), ends)
+            _on(steps, {place: None for place in steps if place not in ends}, ends)  # all weights are kept: they decode
+    except BaseException as error:
+        for each in steps.values():  # so that each lets go of what it holds
+            with suppress(BaseException):
+                each.throw(error)
+        if isinstance(error, Stopped):
+            stop.hand_over()
+        raise
+    return [ends[place] for place in range(len(cells))]
+
+
+def _on(steps: Mapping[int, Steps[Path]], sent: Mapping[int, Any],
+        ends: dict[int, Path | Exception]) -> dict[int, Any]:
+    """Takes these cells as far as they go with what they are sent; what they ask for then, and in ends how those ended
+    that are through."""
+    asked = {}
+    for place, what in sent.items():
+        try:
+            answer = steps[place].throw(what) if isinstance(what, Exception) else steps[place].send(what)
+            if answer is not None:
+                asked[place] = answer
+        except StopIteration as end:
+            ends[place] = end.value
+        except Exception as error:
+            ends[place] = error
+    return asked
+
+
+def _steps(cell: Cell, report: Report, name: str, bases: list[Any], stop: Stop) -> Steps[Path]:
+    """A cell from its settings to its record. Stands still for its training, which several do at once, and once more
+    when its weights are kept. bases: the model of the first of them, with which the others share what is frozen."""
     at = resolve(cell)
     say = print if main_process() else lambda *_: None
     title = f"{cell.title} · scale {at.settings['scale']['name']} · {at.raw.kind} data"
@@ -33,16 +91,12 @@ def run(cell: Cell, report: Callable[[dict[str, Any]], None]) -> Path:
         hold.tidy(cell.out, at.path)
         return at.path
     check_trained(cell, at)
-    built = _built(cell, at)  # before the claim: it refuses what is wrong with the weights
-    try:
-        with Stop() as stop, hold.claimed(cell.out, at.path, at.device) as held, ExitStack() as until:
-            stop.lost = lambda: held.lost
-            if not _there(cell, at, title, say):  # now that nobody else can be about to write it
-                say(title + built.begun)
-                _run(Run(cell, at, built, report, say, held, stop, until))
-    except Stopped:
-        stop.hand_over()
-        raise
+    built = _built(cell, at, bases)  # before the claim: it refuses what is wrong with the weights
+    with hold.claimed(cell.out, at.path, at.device) as held, ExitStack() as until:
+        stop.lost = lambda: held.lost
+        if not _there(cell, at, title, say):  # now that nobody else can be about to write it
+            say(title + built.begun)
+            yield from _run(Run(cell, at, built, report, say, held, stop, until, name))
     return at.path
 
 
@@ -58,10 +112,11 @@ def _there(cell: Cell, at: Resolved, title: str, say: Callable[[str], None]) -> 
     return True
 
 
-def _built(cell: Cell, at: Resolved) -> Built:
+def _built(cell: Cell, at: Resolved, bases: list[Any]) -> Built:
     """The base model with the method in it, where it starts. Raises Refused."""
     from engine import device as devices  # only now what takes seconds to import: the cell can run, and is not done yet
     from engine import models, weights
+    from engine.together import share
 
     seed, recipe = at.settings["seed"], replace(cell.recipe, precision=at.settings["precision"])
     commit, began = record.commit(cell.root), datetime.now(UTC).isoformat(timespec="seconds")
@@ -71,17 +126,21 @@ def _built(cell: Cell, at: Resolved) -> Built:
     special = backbone.special(cell.method.tokens)
     cell.method.apply(backbone, generator(seed, "adapter"))
     begun = f", started from {weights.load(backbone, at.parent.weights, keep_output=True)}" if at.parent.weights else ""
+    if bases:
+        share(bases[0], backbone.model)
+    bases.append(backbone.model)
     return Built(backbone, special, recipe, about, begun)
 
 
-def _run(run: Run) -> None:
+def _run(run: Run) -> Steps[None]:
     """From the built model to the record, with the claim held."""
     from engine import models, weights
 
     cell, at, say, stop, backbone = run.cell, run.at, run.say, run.stop, run.built.backbone
     about, counts = dict(run.built.about), models.footprint(backbone)
     say(f"{counted(counts.trainable, counts.head, counts.total)}\n{about['device']}, {run.built.recipe.precision}")
-    made = trained(run)
+    made = yield from trained(run)
+    yield None
     about["started"] = made.started or about["started"]
     numbers, outcome, texts = made.outcome["best"], made.outcome, None
     if cell.decode is not None:
@@ -102,7 +161,7 @@ def _run(run: Run) -> None:
         init_from=at.parent.identity, versions=record.versions(), model_revision=at.revision,
         data_revision=at.raw.revision, data_sha256=at.raw.sha256,
         weights=str(Path(*at.kept.parts[-4:])) if made.kept else None, **about)
-    say(summary(finished))
+    say(f"{run.name}{summary(finished)}")
     still_ours(stop, at.device)
     first(lambda: _write(finished, at.path, texts if made.kept else None), at.device)
     say(f"record {at.path}")

@@ -52,3 +52,9 @@ def peak_bytes(device: torch.device) -> int | None:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def highest(one: int | None, other: int | None) -> int | None:
+    """The larger of two numbers that may be unknown."""
+    known = [each for each in (one, other) if each is not None]
+    return max(known) if known else None

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from engine.backbone import Backbone
+from engine.contract import generator
 
+if TYPE_CHECKING:
+    from engine.resolve import Cell
+
+SHARE = 0.8  # of what is free may be planned with: a step needs more than what it keeps
 FLOAT = 4  # bytes: weights, gradients and optimiser state are float32 in every precision; autocast casts on the way
 
 
@@ -33,6 +40,19 @@ def expected(backbone: Backbone, examples: int, tokens: int) -> Memory:
     training = sum(p.numel() for p in parameters if p.requires_grad)
     return Memory(FLOAT * sum(p.numel() for p in parameters), FLOAT * training, 2 * FLOAT * training,
                   _saved(backbone, examples, tokens))
+
+
+def fitting(cell: Cell, examples: int, tokens: int, device: torch.device) -> int:
+    """How many runs of the cell's kind can train at once on what the device has free now: each needs its own gradients,
+    optimiser and activations of steps on examples of so many tokens; the weights are there already. At least one."""
+    from engine import models
+
+    special = sum(cell.method.tokens)
+    backbone = models.shape(cell.model, cell.task.outputs, None, special)
+    cell.method.apply(backbone, generator(0, "adapter"))
+    needed = expected(backbone, examples, tokens)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return max(1, int(SHARE * free / (needed.sum - needed.weights)))
 
 
 def _saved(backbone: Backbone, examples: int, tokens: int) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 
 from engine.weights import Tensors, trained
 
-PLAIN = ("epoch", "done", "step", "tokens", "best", "best_epoch", "peak", "started", "resumed", "codes")
+PLAIN = ("epoch", "done", "step", "tokens", "best", "best_epoch", "peak", "started", "resumed", "codes", "together")
 
 
 class Stopwatch:
@@ -63,6 +63,7 @@ class Progress:
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     resumed: int = 0  # how often
     codes: list[str | None] = field(default_factory=list)  # the commits that trained it, one after the other
+    together: int = 1  # most runs that trained at once with it, itself included
     running: Stopwatch = field(default_factory=Stopwatch)  # training and evaluation
     training: Stopwatch = field(default_factory=Stopwatch)  # the steps alone
 
@@ -92,7 +93,7 @@ class Progress:
 
     def restore(self, said: dict[str, Any]) -> None:
         """Takes up what plain() gave to an earlier process."""
-        for name in PLAIN:
+        for name in said["plain"].keys() & set(PLAIN):  # an older version's may lack one
             setattr(self, name, said["plain"][name])
         self.curve, self.order, self.best_weights = json.loads(said["curve"]), said["order"], said["best_weights"]
         self.running.total, self.training.total = said["seconds"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,10 +17,10 @@ from torch import nn
 
 from engine.checkpoint import Checkpoints, Loaded, read
 from engine.contract import Elsewhere
-from engine.device import peak_bytes
+from engine.device import highest, peak_bytes
 from engine.processes import first
 from engine.progress import Progress
-from engine.stop import Asked, Stop
+from engine.stop import Stop
 from engine.weights import put, trained
 
 GO, SAVE, STOP, LOST = range(4)  # what a process wants; of several, the most urgent wish is done
@@ -39,6 +38,7 @@ class Guard:
     optimiser: AcceleratedOptimizer
     scheduler: Any
     order: torch.Generator
+    dropout: torch.Generator | None  # None: torch's global random state
     at: Progress
     steps: int
     epochs: int
@@ -80,14 +80,10 @@ class Guard:
         worth = self._saving() and costs * SHARE <= time.monotonic() - self.saved
         self._act(self._agree(max(self._wish(), SAVE if worth else GO), always=True))
 
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Within, Predictor looks for signals: the run is left after its last step, and goes on with the evaluation."""
-        try:
-            yield
-        except Asked:
-            self._act(self._agree(self._wish(), always=True))
-            raise AssertionError("asked, and nothing to stop for") from None
+    def asked(self) -> None:
+        """Between two batches of an evaluation: the run is left after its last step, and goes on with the evaluation.
+        Raises Stopped, having saved, or Elsewhere."""
+        self._act(self._agree(self._wish(), always=True))
 
     def _saving(self) -> bool:
         return self.checkpoints is not None and self.checkpoints.minutes is not None
@@ -138,8 +134,7 @@ class Guard:
         """Everything that a number hangs on. Every process has its own random state and its own sum of losses."""
         at, device, running = self.at, self.accelerator.device, self.at.training.going
         at.training.stop()
-        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        mine = {"total": at.total.cpu(), "cpu": torch.get_rng_state(), "cuda": cuda}
+        mine = {"total": at.total.cpu(), **self._random()}
         ranks = gather_object([mine]) if self.accelerator.num_processes > 1 else [mine]
         saved = True
         if self.accelerator.is_main_process:
@@ -174,9 +169,22 @@ class Guard:
             return
         mine = ranks[rank]
         at.total.copy_(mine["total"])
+        drawn = mine["cuda" if device.type == "cuda" else "cpu"]
+        if self.dropout is not None and drawn is not None:
+            self.dropout.set_state(drawn)
+            return
         torch.set_rng_state(mine["cpu"])
-        if device.type == "cuda" and mine["cuda"] is not None:
-            torch.cuda.set_rng_state(mine["cuda"], device)
+        if device.type == "cuda" and drawn is not None:
+            torch.cuda.set_rng_state(drawn, device)
+
+    def _random(self) -> dict[str, torch.Tensor | None]:
+        """The states from which dropout is drawn; alone or at once with others, a run can go on with either."""
+        device = self.accelerator.device
+        if self.dropout is None:
+            cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+            return {"cpu": torch.get_rng_state(), "cuda": cuda}
+        state = self.dropout.get_state()
+        return {"cpu": torch.get_rng_state(), "cuda": state} if device.type == "cuda" else {"cpu": state, "cuda": None}
 
 
 def _loaded(checkpoints: Checkpoints, device: torch.device) -> Loaded | None:
@@ -189,9 +197,3 @@ def _loaded(checkpoints: Checkpoints, device: torch.device) -> Loaded | None:
 
     found = first(look, device)
     return None if found is None else mine[0] if mine else Loaded(*found, read(found[0]))
-
-
-def highest(one: int | None, other: int | None) -> int | None:
-    """The larger of two numbers that may be unknown."""
-    known = [each for each in (one, other) if each is not None]
-    return max(known) if known else None

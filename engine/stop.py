@@ -19,7 +19,7 @@ NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "S
 TWICE = 1.0  # seconds within which a second Ctrl-C is the same: torchrun passes on what the terminal sent already
 
 
-class Asked(Exception):
+class Signalled(Exception):
     """Raised between two batches of an evaluation or of decoding: fit() catches it, saves and raises Stopped."""
 
 
@@ -38,11 +38,12 @@ class Stop:
     says when another process has taken the cell over (Work.lost), so that the run must end without writing.
     """
 
-    def __init__(self, follows: bool = False) -> None:
-        """follows: in a process whose parent gets the same signals, speaks of them and ends it when it must be."""
+    def __init__(self, follows: bool = False, over: Stop | None = None) -> None:
+        """follows: in a process whose parent gets the same signals, speaks of them and ends it when it must be. over:
+        sees what that one sees, and need not be entered."""
         self.lost: Callable[[], str | None] = lambda: None
         self.follows = follows
-        self.seen: list[int] = []
+        self._over, self._seen = over, list[int]()
         self._when = 0.0  # of the first Ctrl-C
         self._before: dict[int, Any] = {}
 
@@ -50,7 +51,7 @@ class Stop:
         if threading.current_thread() is threading.main_thread():
             outer = [stop for number in NUMBERS
                      if isinstance(stop := getattr(signal.getsignal(number), "__self__", None), Stop)]
-            self.seen = outer[0].seen if outer else self.seen
+            self._over = outer[0] if outer else self._over
             for number in [] if outer else NUMBERS:
                 before = signal.getsignal(number)
                 if before != signal.SIG_IGN:
@@ -64,6 +65,11 @@ class Stop:
             signal.raise_signal(self.seen[0])
 
     @property
+    def seen(self) -> list[int]:
+        """The signals that came, in their order."""
+        return self._over.seen if self._over else self._seen
+
+    @property
     def asked(self) -> str | None:
         """The name of the signal that asked, if one did."""
         return signal.Signals(self.seen[0]).name if self.seen else None
@@ -74,16 +80,16 @@ class Stop:
         return bool(self.seen or self.lost())
 
     def check(self) -> None:
-        """Raises Asked when the run must end."""
+        """Raises Signalled when the run must end."""
         if self.wanted:
-            raise Asked
+            raise Signalled
 
     @contextmanager
     def leaving(self, said: str) -> Iterator[None]:
-        """Within, where nothing needs to be saved, Asked becomes Stopped, with what there is to say, or Elsewhere."""
+        """Within, where nothing needs to be saved, Signalled becomes Stopped, with what to say, or Elsewhere."""
         try:
             yield
-        except Asked:
+        except Signalled:
             lost = self.lost()
             raise (Elsewhere(lost) if lost else self.stopped(said)) from None
 

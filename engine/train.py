@@ -1,11 +1,11 @@
-"""fit(): the one loop. Read it from top to bottom and you know what a run does."""
+"""fit(): the one loop, for one run or several at once. Read it from top to bottom and you know what a run does."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,21 +15,16 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import get_scheduler
 
 from engine import batches, health
-from engine.backbone import Backbone
-from engine.checkpoint import Checkpoints
-from engine.contract import Numbers, Refused, Splits, Task, generator
-from engine.device import move, peak_bytes
+from engine.contract import Batch, Numbers, Split, Splits, Task
+from engine.device import highest, move, peak_bytes
+from engine.member import Asked, Member, check_warmup, each
 from engine.predict import Predictor
-from engine.progress import Progress
-from engine.resume import Guard, highest
-from engine.spec import Recipe
-from engine.stop import Stop
+from engine.stop import Signalled
+from engine.together import Together, share
 from engine.weights import Tensors, trained
 
-Report = Callable[[dict[str, Any]], None]
 OWN = ("epoch", "step", "loss", "constant")  # what the loop puts into an entry of the curve beside the task's numbers
 HALVES = ("_half1", "_half2")  # how a task's numbers end that are for the curve alone: a half of the validation set
 
@@ -48,6 +43,7 @@ class Outcome:
     curve: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
     resumed: int  # how often it was left and taken up; records of before have no such field
+    together: int  # most runs that trained at once with it, itself included, in the same seconds and memory; as above
 
 
 @dataclass(frozen=True)
@@ -60,95 +56,121 @@ class Fitted:
     started: str
 
 
-def fit(backbone: Backbone, task: Task, splits: Splits, recipe: Recipe, seed: int, device: torch.device,
-        micro: int | None, report: Report, checkpoints: Checkpoints | None = None, stop: Stop | None = None,
-        tell: Report | None = None) -> Fitted:
-    """Trains what has requires_grad, judges it on the validation sets after every epoch, keeps the best and the last.
+def fit(runs: Sequence[Asked], task: Task, splits: Splits, device: torch.device, micro: int | None,
+        most: int | None = None) -> list[Fitted | Exception]:
+    """Trains of each run what has requires_grad, judges it on the validation sets after every epoch, keeps the best and
+    the last. Several runs train at once, and each comes to what it would have come to alone, up to rounding: its own
+    data order, dropout, schedule, clipping, best epoch. What goes wrong with one takes it out; its exception is given
+    for it: FloatingPointError when a loss is not finite, RuntimeError when a weight stays at zero, Elsewhere when it
+    lost the cell.
 
-    recipe.precision must be resolved (no auto). micro: most examples on a device at once. report gets the numbers as
-    they come. Goes on at the last of checkpoints, to the bit what it would have been, and leaves new ones; tell hears
-    now and then how far it is. Raises FloatingPointError when the loss is not finite, RuntimeError when a weight stays
-    at zero, Stopped when stop was asked, Elsewhere when it lost the cell.
+    micro: most examples of a run on a device at once. most: runs at once; halved when the device lacks the memory.
+    Raises Stopped when a signal asked, all being saved.
     """
-    accelerator, stop = _accelerator(device, recipe.precision), stop or Stop()
-    rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
-    torch.manual_seed(generator(seed, "dropout").initial_seed() + rank)  # the one place that sets global random state
-    order = generator(seed, "order")
-    epoch_steps = math.ceil(len(splits.train) / recipe.batch)
-    steps = recipe.epochs * epoch_steps
-    warm = math.ceil(steps * recipe.warmup) if recipe.warmup < 1 else int(recipe.warmup)
-    if warm >= steps:
-        raise Refused(f"warmup={recipe.warmup}: all {steps} steps of this run are warm-up, so it would learn nothing; "
-                      "set a smaller batch, more epochs or warmup=0")
-    zeros = health.zeros(backbone.model)
-    model = accelerator.prepare(backbone.model)
-    optimiser = accelerator.prepare(_optimiser(backbone.model, recipe))
-    scheduler = get_scheduler(recipe.schedule, optimiser.optimizer, warm, steps)
-    predict = Predictor(backbone.model, accelerator, stop)
+    host, recipe = runs[0].backbone.model, runs[0].recipe
+    accelerator = _accelerator(device, recipe.precision)
+    steps = math.ceil(len(splits.train) / recipe.batch)
+    for run in runs:
+        check_warmup(run.recipe, recipe.epochs * steps)
+    model = accelerator.prepare(host)
+    for run in runs[1:]:
+        share(host, run.backbone.model)  # what is frozen is there once, wherever it was moved to
+        run.backbone.model.to(device)  # type: ignore[arg-type]
+    members = [Member(run, accelerator, steps, several=len(runs) > 1) for run in runs]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-
-    at = Progress(total=torch.zeros((), device=device), order=order.get_state(),
-                  codes=[checkpoints.code if checkpoints else None])
-    guard = Guard(accelerator, backbone.model, optimiser, scheduler, order, at, steps, recipe.epochs, checkpoints, stop,
-                  tell if main else None)
-    guard.resume(_say if main else lambda _: None)
-    for entry in at.curve:
-        report(entry)
-    at.running.start()
-    with _bar(steps, at.step, task.name, main) as bar:
-        for epoch in range(at.epoch, recipe.epochs + 1):
-            model.train()
-            at.training.start()
-            for examples in batches.order(splits.train.lengths, recipe.batch, recipe.batching, order)[at.done:]:
-                parts = list(batches.shares(examples, rank, world, micro, splits.train.weight))
-                for number, (indices, share) in enumerate(parts):
-                    batch = move(splits.train.batch(indices), device)
-                    with contextlib.nullcontext() if number == len(parts) - 1 else accelerator.no_sync(model):
-                        loss = task.losses(model, batch, recipe.label_smoothing).sum() * share
-                        accelerator.backward(loss * world)  # DDP takes the mean over devices; the shares sum to one
-                    at.total += loss.detach()  # read at the end of the epoch, so that the device never waits
-                if recipe.clip is not None:
-                    accelerator.clip_grad_norm_(_trainable(backbone.model), recipe.clip)
-                optimiser.step()
-                optimiser.zero_grad()
-                if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflowed
-                    scheduler.step()
-                at.stepped(sum(splits.train.lengths[i] for i in examples))
-                bar.update()
-                if at.step % 100 == 0:  # rarely, since the device has to finish first
-                    bar.set_postfix(loss=f"{health.finite(at.total, epoch) / at.done:.3f}")
-                if at.step == min(warm + 10, steps):
-                    health.check_moved(backbone.model, zeros, at.step)
-                guard.after_step()
-            mean = health.finite(accelerator.reduce(at.total), epoch) / epoch_steps
-            at.training.stop()
-
-            model.eval()
-            with guard.evaluation():
-                numbers = task.evaluate(predict, splits.validation)
-            value = numbers[task.criterion]
-            entry = {"epoch": epoch, "step": at.step, "loss": mean, **numbers, "constant": predict.constant()}
-            report(entry)
-            if main:
-                bar.write(f"epoch {epoch}/{recipe.epochs}: training loss {mean:.4f}, "
-                          f"{task.criterion} {value:.{2 if task.higher_is_better else 4}f}"
-                          + (" (every prediction is the same)" if entry["constant"] else ""), file=sys.stderr)
-            at.judged(entry, value if task.higher_is_better else -value, backbone.model, order)
-            guard.after_epoch()
-    at.running.stop()
+    while going := [member for member in members if member.going]:
+        group = [member for member in going if member.place == going[0].place][:most]
+        try:
+            _train(group, len(runs) > 1, host, model, accelerator, task, splits, micro)
+        except torch.OutOfMemoryError:
+            if not group[1:]:
+                raise
+            most = len(group) // 2
+            group[0].say(f"note: too little memory for {len(group)} runs at once; {most} at once go on")
+            for member in group:
+                member.optimiser.zero_grad()
+            torch.cuda.empty_cache()
     for name in ("forward", "_original_forward"):  # accelerate's, around the model's own
-        vars(backbone.model).pop(name, None)
-    return _fitted(at, backbone.model, device)
+        vars(host).pop(name, None)
+    return [member.error or _fitted(member, device) for member in members]
 
 
-def _fitted(at: Progress, model: nn.Module, device: torch.device) -> Fitted:
+def _train(members: Sequence[Member], several: bool, host: nn.Module, model: nn.Module, accelerator: Accelerator,
+           task: Task, splits: Splits, micro: int | None) -> None:
+    """Trains these runs at once from where all of them stand, to the end or until one of them is out.
+
+    host: the model that computes, a run's own or (several) for all runs through engine/together.py; model: the same,
+    prepared."""
+    first, recipe, train, device = members[0], members[0].asked.recipe, splits.train, accelerator.device
+    main = accelerator.is_main_process
+    together = Together(host, [member.model for member in members], [member.dropout for member in members
+                                                                     if member.dropout]) if several else None
+    predict = Predictor(host, accelerator, first.signals if several else first.guard.stop, together)
+    try:
+        with _bar(first, task.name, main) as bar:
+            for _ in range(first.at.epoch, recipe.epochs + 1):
+                model.train()
+                each(members, Member.begin, [len(members)] * len(members))
+                orders = [member.batches(train.lengths) for member in members]
+                for examples in zip(*orders, strict=True):  # a global batch of each run
+                    parts = _parts(train, examples, accelerator, micro)
+                    for number, (batch, shares) in enumerate(parts):
+                        batch, shares = move(batch, device), shares.to(device, non_blocking=True)
+                        with contextlib.nullcontext() if number == len(parts) - 1 else accelerator.no_sync(model):
+                            with together.batch(batch) if together else contextlib.nullcontext():
+                                losses = task.losses(model, batch, recipe.label_smoothing)
+                            losses = losses.view(len(members), -1).sum(1) * shares  # a run's, of its own weights alone
+                            # DDP takes the mean over devices; the shares sum to one
+                            accelerator.backward(losses.sum() * accelerator.num_processes)
+                        for member, loss in zip(members, losses.detach(), strict=True):
+                            member.at.total += loss  # read at the end of the epoch, so that the device never waits
+                    each(members, Member.step, [sum(train.lengths[i] for i in mine) for mine in examples])
+                    bar.update()
+                    if first.at.step % 100 == 0:  # rarely, since the device has to finish first
+                        bar.set_postfix(loss=f"{first.mean():.3f}")
+                    each(members, Member.after_step)
+                    if any(member.error for member in members):
+                        return
+                each(members, Member.sum_up)
+                if any(member.error for member in members):
+                    return
+
+                model.eval()
+                predict.forget()
+                try:
+                    each(members, lambda member, mine: member.judge(task, mine, splits, bar if main else None),
+                         [predict.of(place) for place in range(len(members))])
+                except Signalled:
+                    each(members, Member.asked_to_stop)
+                    return
+                each(members, Member.after_epoch)
+                if any(member.error for member in members):
+                    return
+    finally:
+        for member in members:
+            member.at.training.stop()
+            member.at.running.stop()
+
+
+def _parts(train: Split, examples: Sequence[Sequence[int]], accelerator: Accelerator,
+           micro: int | None) -> list[tuple[Batch, torch.Tensor]]:
+    """This device's part of a step, in micro-batches: the runs' examples one behind the other, and what one of each
+    run's examples counts (runs,)."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    own = [batches.shares(mine, rank, world, micro, train.weight) for mine in examples]
+    return [(train.batch([i for indices, _ in part for i in indices]), torch.tensor([share for _, share in part]))
+            for part in zip(*own, strict=True)]
+
+
+def _fitted(member: Member, device: torch.device) -> Fitted:
     """What a run that is through hands back."""
+    at, model = member.at, member.model
     metrics = [{key: number for key, number in entry.items() if key not in OWN and not key.endswith(HALVES)}
                for entry in at.curve]
     outcome = Outcome(metrics[at.best_epoch - 1], metrics[-1], at.best_epoch, at.step, at.running.total,
                       at.tokens / at.training.total, highest(at.peak, peak_bytes(device)), at.curve,
-                      [*health.notes(at.curve, at.best_epoch), *_pieces(at.codes)], at.resumed)
+                      [*health.notes(at.curve, at.best_epoch), *_pieces(at.codes)], at.resumed, at.together)
     last = at.best_weights if at.best_epoch == len(at.curve) else trained(model)
     return Fitted(outcome, at.best_weights, last, at.started)
 
@@ -166,24 +188,7 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
                        gradient_accumulation_plugin=once)
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _bar(steps: int, done: int, name: str, shown: bool) -> tqdm:
+def _bar(first: Member, name: str, shown: bool) -> tqdm:
     """The progress bar: redrawn often on a terminal, now and then in a log file."""
-    return tqdm(total=steps, initial=done, desc=name, unit="step", disable=not shown,
+    return tqdm(total=first.steps, initial=first.at.step, desc=name, unit="step", disable=not shown,
                 mininterval=0.5 if sys.stderr.isatty() else 20)
-
-
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over what trains. decay_on=matrices leaves biases and LayerNorms undecayed, as the official Trainer."""
-    decayed = [p for p in _trainable(model) if recipe.decay_on == "all" or p.ndim > 1]
-    others = [p for p in _trainable(model) if recipe.decay_on != "all" and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    betas = (recipe.betas[0], recipe.betas[1])
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=betas, eps=recipe.eps, fused=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import hold, record, work
+from engine.at_once import Steps, Wanted
 from engine.contract import Elsewhere, Refused
 from engine.files import whole_text
 from engine.processes import first
@@ -54,9 +55,10 @@ class Run:
     held: hold.Held
     stop: Stop
     until: ExitStack  # what is held until the record is there
+    name: str  # what the lines of its epochs begin with, where several train at once
 
 
-def trained(run: Run) -> Trained:
+def trained(run: Run) -> Steps[Trained]:
     """Trains, and puts the weights on disk before anything is decoded; or finds them there.
 
     Cells that differ in decoding alone share a training: whoever comes first has it, and the others are Elsewhere.
@@ -68,7 +70,7 @@ def trained(run: Run) -> Trained:
     if found is not None:
         return found
     if cell.decode is None:
-        return _train(run, at.path, run.held, anew)
+        return (yield from _train(run, at.path, run.held, anew))
     own = at.kept.with_name(f"{at.kept.name}.json")
     with ExitStack() as stack:
         held = stack.enter_context(hold.claimed(cell.out, own, at.device))
@@ -76,7 +78,7 @@ def trained(run: Run) -> Trained:
         if found is not None:
             return found
         run.stop.lost = lambda: held.lost or run.held.lost
-        made = _train(run, own, held, anew)
+        made = yield from _train(run, own, held, anew)
         run.stop.lost = lambda: run.held.lost
         if not made.kept:  # its checkpoint is all there is of it until the record is written
             run.until.enter_context(stack.pop_all())
@@ -115,26 +117,19 @@ def _found(run: Run, forced: bool) -> Trained | None:
     return Trained(said, {}, True, None)
 
 
-def _train(run: Run, own: Path, held: hold.Held, anew: bool) -> Trained:
+def _train(run: Run, own: Path, held: hold.Held, anew: bool) -> Steps[Trained]:
     """own: what the training's work folder is named by."""
-    from engine import train
     from engine.checkpoint import Checkpoints
+    from engine.member import Asked
 
     cell, at, runtime = run.cell, run.at, run.cell.settings["runtime"]
-    splits = cell.task.splits(at.raw, run.built.backbone.tokenizer, run.built.recipe, run.built.special)
-    recipe = run.built.recipe
-    run.say(f"{len(splits.train):,} training examples, {recipe.epochs} epochs of batch {recipe.batch}")
-    cut = getattr(splits.train, "cut", 0)
-    if cut:
-        run.say(f"note: {cut:,} of them are longer than length={recipe.length} and lose the beginning of their "
-                "input")
     commit = f"{run.built.about['commit']}{' (changed)' if run.built.about['dirty'] else ''}"
     checkpoints = Checkpoints(work.folder_of(cell.out, own), own.stem, runtime["checkpoint"], commit)
     if anew and main_process():
         checkpoints.clear()
         hold.force(cell.out, at.path)
-    fitted = train.fit(run.built.backbone, cell.task, splits, recipe, at.settings["seed"], at.device,
-                       runtime["micro_batch"], run.report, checkpoints, run.stop, held.progress)
+    fitted = yield Wanted(Asked(run.built.backbone, run.built.recipe, at.settings["seed"], run.report, checkpoints,
+                                run.stop, held.progress, run.name), run)
     outcome, kept = asdict(fitted.outcome), False
     started = fitted.started if fitted.outcome.resumed else None
     if cell.decode is not None:

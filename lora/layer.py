@@ -42,30 +42,40 @@ class LoRALinear(nn.Module):
         self.base = base
         self.slices = sorted(slices, key=lambda s: s.start)
         self.d_out = d_out
-        self.merged = False
+        self._plain: list[nn.Parameter] = []  # W0 while merged; in a list, so that it is no second parameter of ours
         self.scale = {s.name: alpha / s.r for s in slices}
         self.dropout = nn.Dropout(dropout)
         device = weight.device  # B zero: delta is 0 at the start
         self.A = nn.ParameterDict({s.name: _draw(s.r, d_in, init, std, generator, device) for s in self.slices})
         self.B = nn.ParameterDict({s.name: torch.zeros(s.stop - s.start, s.r, device=device) for s in self.slices})
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.base(x)  # (…, d_out)
-        if self.merged:
-            return h
-        x = self.dropout(x)
-        updates = [self._update(x, s.name) for s in self.slices]
-        if len(updates) == 1 and updates[0].shape[-1] == self.d_out:
-            return h + updates[0]
-        pieces, at = [], 0  # only the adapted slices of a fused projection change
-        for s, update in zip(self.slices, updates, strict=True):
-            pieces += [h[..., at:s.start], h[..., s.start:s.stop] + update]
-            at = s.stop
-        return torch.cat([*pieces, h[..., at:]], dim=-1)
+    @property
+    def merged(self) -> bool:
+        """Whether the base's weight is W0 + delta."""
+        return bool(self._plain)
 
-    def _update(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        """(alpha / r) B A x for one slice; the scale goes on the r-wide middle, the smallest tensor."""
-        return F.linear(F.linear(x, self.A[name]) * self.scale[name], self.B[name])
+    @property
+    def gains(self) -> dict[str, float]:
+        """What the effect of each B is multiplied by, alpha / r."""
+        return {f"B.{name}": scale for name, scale in self.scale.items()}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.merged:
+            x = _cast(x)
+        h = self.base(x)  # (…, d_out)
+        return h if self.merged else h + self._update(self.dropout(x))
+
+    def _update(self, x: torch.Tensor) -> torch.Tensor:
+        """(alpha / r) B A x (…, d_out), zero outside the adapted slices; the scale goes on the r-wide middle, the
+        smallest tensor. Zeros are added rather than h taken apart, whose gradient would have to be put together."""
+        pieces, at = [], 0
+        for s in self.slices:
+            update = F.linear(F.linear(x, self.A[s.name]) * self.scale[s.name], self.B[s.name])
+            pieces += [update.new_zeros(*x.shape[:-1], s.start - at), update] if s.start > at else [update]
+            at = s.stop
+        if at < self.d_out:
+            pieces.append(x.new_zeros(*x.shape[:-1], self.d_out - at, dtype=pieces[0].dtype))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
     @torch.no_grad()
     def delta(self) -> torch.Tensor:
@@ -79,24 +89,35 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """W0 <- W0 + delta, in float32: no cost at inference (Section 4.1). Raises RuntimeError if merged already."""
-        self._add(+1.0, merged=True)
+        """The base's weight becomes W0 + delta, summed in float32: no cost at inference (Section 4.1). W0 is kept, and
+        not written to: other models may share it. Raises RuntimeError if merged already."""
+        if self.merged:
+            raise RuntimeError("already merged")
+        weight = self.base.get_parameter("weight")
+        delta = self.delta().T if self.transposed else self.delta()
+        self.base.weight = nn.Parameter((weight.to(delta.dtype) + delta).to(weight.dtype), weight.requires_grad)
+        self._plain = [weight]
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """W0 <- W0 - delta, in float32: the base again, up to rounding. Raises RuntimeError if not merged."""
-        self._add(-1.0, merged=False)
-
-    def _add(self, sign: float, merged: bool) -> None:
-        if self.merged == merged:
-            raise RuntimeError(f"already {'merged' if merged else 'unmerged'}")
-        weight = self.base.get_parameter("weight")
-        delta = self.delta().T if self.transposed else self.delta()
-        weight.copy_(weight.to(delta.dtype) + sign * delta)
-        self.merged = merged
+        """The base's weight is W0 again, the very one, wherever the model has moved. Raises RuntimeError if not
+        merged."""
+        if not self.merged:
+            raise RuntimeError("already unmerged")
+        [weight] = self._plain
+        weight.data = weight.data.to(self.base.get_parameter("weight"))
+        self.base.weight, self._plain = weight, []
 
     def extra_repr(self) -> str:
         return ", ".join(f"{s.name}[{s.start}:{s.stop}] r={s.r} scale={self.scale[s.name]:g}" for s in self.slices)
+
+
+def _cast(x: torch.Tensor) -> torch.Tensor:
+    """x as autocast would hand it to the base and to every A, each by itself: once for all, before dropout."""
+    device = x.device.type
+    if x.dtype == torch.float32 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
 
 
 def _draw(r: int, d_in: int, init: str, std: float, generator: torch.Generator, device: torch.device) -> torch.Tensor:

@@ -24,7 +24,8 @@ from baselines.prefix import PreLayer
 from engine import train
 from engine.checkpoint import Checkpoints, read
 from engine.contract import Batch, Elsewhere, Method, Splits, Stopped
-from engine.stop import Asked, Stop
+from engine.member import Asked
+from engine.stop import Signalled, Stop
 from engine.train import Fitted
 
 EPOCHS, STEPS = 3, 9  # 24 - 3 examples in batches of 8
@@ -82,8 +83,9 @@ class Run:
         self.told = []
         made = tiny.adapted(self.method, dropout=0.1, layers=1)
         torch.manual_seed(int(time.monotonic_ns() % 2**31))  # nothing may hang on the caller's random state
-        return train.fit(made, Task(stop, evaluation), self.rows, tiny.recipe(**self.changes), 0, tiny.CPU, self.micro,
-                         self.told.append, Checkpoints(self.folder, "digest", self.minutes, self.code), stop)
+        asked = Asked(made, tiny.recipe(**self.changes), 0, self.told.append,
+                      Checkpoints(self.folder, "digest", self.minutes, self.code), stop)
+        return tiny.alone(train.fit([asked], Task(stop, evaluation), self.rows, tiny.CPU, self.micro))
 
     def interrupted(self, *looks: int, evaluation: bool = False) -> Fitted:
         for look in looks:
@@ -290,7 +292,7 @@ def test_handlers_are_put_back_and_one_that_waited_is_called() -> None:
     called: list[int] = []
     before = signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
     try:
-        with pytest.raises(Asked), Stop() as stop:
+        with pytest.raises(Signalled), Stop() as stop:
             assert not stop.wanted
             os.kill(os.getpid(), signal.SIGUSR2)
             assert stop.asked == "SIGUSR2" and called == []

@@ -336,20 +336,22 @@ def test_a_healthy_run_has_no_notes() -> None:
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_constant_means_the_class_for_labels_and_the_value_for_scores(outputs: int) -> None:
-    predict = Predictor(nn.Identity(), SimpleNamespace(process_index=0, num_processes=1, device=tiny.CPU))
-    rows, noise = tiny.Rows(6), torch.rand(6, outputs) * 0.1
+    predictor = Predictor(nn.Identity(), SimpleNamespace(process_index=0, num_processes=1, device=tiny.CPU))
+    rows, noise, predict = tiny.Rows(6), torch.rand(6, outputs) * 0.1, predictor.of(0)
 
     def step(model: nn.Module, batch: Batch) -> torch.Tensor:
         return noise if outputs == 1 else noise + torch.tensor([9.0, 0.0, 0.0])
 
     predict(rows, step)
     assert predict.constant() == (outputs == 3)
+    predict = predictor.of(0)   # the next epoch's, which starts anew
+    assert not predict.constant()
     predict(rows, lambda model, batch: torch.ones(6, outputs))
-    assert predict.constant() and not predict.constant()   # asked once, it starts anew
+    assert predict.constant()
 
 
 def test_a_prediction_is_in_the_order_of_the_split() -> None:
-    predict = Predictor(nn.Identity(), SimpleNamespace(process_index=0, num_processes=1, device=tiny.CPU))
+    predict = Predictor(nn.Identity(), SimpleNamespace(process_index=0, num_processes=1, device=tiny.CPU)).of(0)
     rows = tiny.Rows(300)   # more than one evaluation batch
     rows.labels = torch.arange(300)
     assert torch.equal(predict(rows, lambda model, batch: batch["labels"][:, None])[:, 0], torch.arange(300.0))

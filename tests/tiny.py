@@ -32,6 +32,7 @@ from engine import models
 from engine.backbone import Backbone
 from engine.checkpoint import Checkpoints
 from engine.contract import Batch, Method, Numbers, Predict, Special, Split, Splits, generator
+from engine.member import Asked
 from engine.spec import ModelSpec, Recipe
 from engine.stop import Stop
 from engine.train import Fitted, fit
@@ -158,7 +159,8 @@ class Rows(Tokens):
         ids = np.split(draw.integers(3, VOCAB, sum(lengths)), np.cumsum(lengths)[:-1])
         rows = [[text[0], *special.prefix, *text[1:], *special.infix] for text in ids]
         self.lengths = list(map(len, rows))
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.sizes = np.asarray(self.lengths)
+        self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
         self.fields = {"input_ids": np.concatenate(rows).astype(np.int32)}
         self.labels = torch.from_numpy(draw.integers(0, outputs, n) if outputs > 1 else draw.random(n, np.float32) * 5)
         self.pads = {"input_ids": pad}
@@ -217,8 +219,16 @@ def recipe(**changes: Any) -> Recipe:
 def train(made: Backbone, task: Any = None, rows: Splits | None = None, seed: int = 0, micro: int | None = None,
           checkpoints: Checkpoints | None = None, stop: Stop | None = None, **changes: Any) -> Fitted:
     """fit() on the CPU with tiny rows and a scripted metric, unless told otherwise."""
-    return fit(made, task or Scripted(), rows or splits(), recipe(**changes), seed, CPU, micro, lambda numbers: None,
-               checkpoints, stop)
+    asked = Asked(made, recipe(**changes), seed, lambda numbers: None, checkpoints, stop)
+    return alone(fit([asked], task or Scripted(), rows or splits(), CPU, micro))
+
+
+def alone(made: Sequence[Fitted | Exception]) -> Fitted:
+    """What fit() gave for one run; raises what went wrong with it."""
+    (fitted,) = made
+    if isinstance(fitted, Exception):
+        raise fitted
+    return fitted
 
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:
