@@ -5,6 +5,7 @@ Tables go to RESULTS/tables (Markdown, LaTeX, CSV), figures to RESULTS/figures (
   python -m analysis                        every exhibit
   python -m analysis table2 figure3         these, and their tables on the screen
   python -m analysis --list                 what there is and what each needs
+  python -m analysis cost                   what every table takes to train, on a GPU that was measured or by a rule
   python -m analysis report                 every exhibit, and one page with all of them: RESULTS/report.html
   python -m analysis adapters PATH [PATH]   adapter files from anywhere: spectra, norms, and how alike two are
   python -m analysis status [NAME]          how a sweep stands: what is done, what runs where, what failed and why

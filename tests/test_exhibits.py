@@ -98,7 +98,8 @@ def test_without_any_record_an_exhibit_says_what_it_lacks(name: str, tmp_path: P
 def test_what_the_issue_names_is_there() -> None:
     tables = {f"table{number}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 13, 14, 15, 16, 18)}
     figures = {f"figure{number}" for number in range(2, 9)}
-    beyond = {"spectrum", "amplification", "control", "forest", "provenance", "splitdev", "parameters", "runs", "demo"}
+    beyond = {"spectrum", "amplification", "control", "forest", "provenance", "splitdev", "parameters", "runs", "demo",
+              "cost"}
     assert set(NAMES) == tables | figures | beyond
     assert NAMES[:13] == sorted(tables, key=lambda name: int(name[5:])) and NAMES[13:20] == sorted(figures)
 
