@@ -29,7 +29,8 @@ def fit(wanted: Sequence[Wanted]) -> Sequence[Any]:
 
     run = wanted[0].run
     cell, built, runtime = run.cell, run.built, run.cell.settings["runtime"]
-    splits = cell.task.splits(run.at.raw, built.backbone.tokenizer, built.recipe, built.special)
+    splits = cell.task.splits(run.at.raw, built.backbone.tokenizer, built.recipe, built.special,
+                              cell.out / "cache")
     run.say(f"{len(splits.train):,} training examples, {built.recipe.epochs} epochs of batch {built.recipe.batch}"
             + (f"; {len(wanted)} runs at once" if wanted[1:] else ""))
     cut = getattr(splits.train, "cut", 0)

@@ -6,10 +6,14 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from engine.contract import Batch, Refused
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def pick(device: str, precision: str) -> tuple[torch.device, str]:
@@ -28,6 +32,18 @@ def pick(device: str, precision: str) -> tuple[torch.device, str]:
 def move(batch: Batch, device: torch.device) -> Batch:
     """The batch's tensors on the device, copied without waiting where the device allows it."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def accelerated(device: torch.device, precision: str) -> Accelerator:
+    """A fresh accelerator: accelerate keeps one a process, but runs of one sweep may differ in device and precision."""
+    from accelerate import Accelerator  # the door looks at devices too, and has no time for it
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import GradientAccumulationPlugin
+
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    once = GradientAccumulationPlugin(num_steps=1)  # else an environment variable could divide our losses
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision,
+                       gradient_accumulation_plugin=once)
 
 
 def name_of(device: torch.device) -> str:

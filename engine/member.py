@@ -97,7 +97,7 @@ class Member:
         """An epoch begins, or goes on, with so many runs at once."""
         self.at.running.start()
         self.at.training.start()
-        self.at.together = max(self.at.together, together)
+        self.beside = together
 
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """The global batches that are left of this epoch."""
@@ -115,6 +115,7 @@ class Member:
         if not self.accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflowed
             self.scheduler.step()
         at.stepped(tokens)
+        at.together = max(at.together, self.beside)
         if at.step % 100 == 0:
             health.finite(at.total, at.epoch)
         if at.step == self.moves:

@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 from engine import batches
 from engine.contract import Split, Step
 from engine.device import move
+from engine.frozen import merged
 from engine.stop import Signalled, Stop
 from engine.together import Together
 
-BATCH = 128  # examples; evaluation keeps no activations
+BATCH, TOKENS = 128, 2**14  # at once, at most, padding included; evaluation keeps no activations
 
 
 class Predictor:
@@ -50,9 +51,10 @@ class Predictor:
 
     def _computed(self, split: Split, step: Step, size: int) -> torch.Tensor:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        plan = batches.by_length(split.lengths, max(1, size // self.runs), rank, world)
+        plan = batches.by_length(split.lengths, max(1, size // self.runs), rank, world, TOKENS // self.runs)
         outputs = []
-        with torch.inference_mode():
+        fp32 = self.accelerator.mixed_precision == "no"  # in 16 bits, a merged weight would be rounded
+        with torch.inference_mode(), merged(self.model) if fp32 and not self.together else nullcontext():
             for indices in tqdm(plan, desc="evaluating", leave=False, disable=None):
                 batch = {name: tensor.repeat(self.runs, *[1] * (tensor.ndim - 1))
                          for name, tensor in move(split.batch(indices), self.accelerator.device).items()}

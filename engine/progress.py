@@ -25,8 +25,9 @@ class Stopwatch:
         self._since: float | None = None
 
     def start(self) -> None:
-        """Goes on."""
-        self._since = time.perf_counter()
+        """Goes on, if it does not yet."""
+        if self._since is None:
+            self._since = time.perf_counter()
 
     def stop(self) -> None:
         """Adds the time since start()."""

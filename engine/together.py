@@ -30,6 +30,16 @@ def share(first: nn.Module, other: nn.Module) -> None:
             parameter.data = theirs[name].data
 
 
+Part = tuple[int, slice]  # of a run's rows in a joint batch, how many are its own, and which columns they fill
+
+
+def parts(batch: Batch, counts: Sequence[int]) -> list[Part]:
+    """Of a joint batch on the CPU. counts: the rows of each run that are its own; the others only fill it up."""
+    masks = batch["attention_mask"].view(len(counts), -1, batch["attention_mask"].shape[1])
+    used = [mask[:count].any(0).nonzero().flatten().tolist() or [0] for mask, count in zip(masks, counts, strict=True)]
+    return [(count, slice(columns[0], columns[-1] + 1)) for count, columns in zip(counts, used, strict=True)]
+
+
 class Together(TorchFunctionMode):
     """The forward pass of several runs (models) through one model, the host. They are alike but for the values of what
     trains, its ranks (padded with zeros, which stay zero) and what LoRA scales by.
@@ -49,16 +59,14 @@ class Together(TorchFunctionMode):
             for name, parameter in host.named_parameters() if parameter.requires_grad}
         self._stacks: dict[int, torch.Tensor] = {}
         self.rows = self.columns = 0  # of the joint batch
-        self._spans: list[slice] = []  # the columns that a run's own batch would have
+        self._own_parts: Sequence[Part] = ()
 
     @contextmanager
-    def batch(self, batch: Batch) -> Iterator[None]:
-        """Within, the host takes this joint batch: as many examples of each run, in the order of the runs."""
-        mask = batch["attention_mask"].view(self.runs, -1, batch["attention_mask"].shape[1])
-        used = mask.any(1).cpu()
+    def batch(self, batch: Batch, own: Sequence[Part] = ()) -> Iterator[None]:
+        """Within, the host takes this joint batch: as many rows of each run, in the order of the runs. own: what of it
+        each run's own batch would have, parts(); only asked for where something is dropped."""
         self.rows, self.columns = batch["attention_mask"].shape
-        self._spans = [slice(int(own.nonzero()[0]), int(own.nonzero()[-1]) + 1) for own in used]
-        self._stacks = {}
+        self._own_parts, self._stacks = own, {}
         with self:
             yield
         self._stacks = {}
@@ -139,13 +147,15 @@ class Together(TorchFunctionMode):
         if x.shape[0] != self.rows or (x.ndim > 2 and x.shape[x.ndim - 2] != self.columns):
             raise NotImplementedError(f"dropout of a tensor of shape {tuple(x.shape)} is not known for several runs")
         noise = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        for own, span, stream in zip(noise.chunk(self.runs), self._spans, self.generators, strict=True):
-            if x.ndim == 2 or span == slice(0, self.columns):
-                own.bernoulli_(1 - p, generator=stream)
+        for part, (count, span), stream in zip(noise.chunk(self.runs), self._own_parts, self.generators, strict=True):
+            own = part[:count]
+            own = own if x.ndim == 2 else own[:, span] if x.ndim == 3 else own[:, :, span, span]
+            if own.shape == part.shape:
+                part.bernoulli_(1 - p, generator=stream)
                 continue
-            part = own[:, span] if x.ndim == 3 else own[:, :, span, span]
-            own.zero_()
-            part.copy_(torch.empty(part.shape, dtype=x.dtype, device=x.device).bernoulli_(1 - p, generator=stream))
+            drawn = torch.empty(own.shape, dtype=x.dtype, device=x.device).bernoulli_(1 - p, generator=stream)
+            part.zero_()
+            own.copy_(drawn)
         return x * noise.div_(1 - p)
 
     def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor | None = None,

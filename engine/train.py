@@ -7,22 +7,22 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from tqdm.auto import tqdm
 
-from engine import batches, health
+from engine import batches, frozen, health
 from engine.contract import Batch, Numbers, Split, Splits, Task
-from engine.device import highest, move, peak_bytes
+from engine.device import accelerated, highest, move, peak_bytes
 from engine.member import Asked, Member, check_warmup, each
 from engine.predict import Predictor
 from engine.stop import Signalled
-from engine.together import Together, share
+from engine.together import Part, Together, parts, share
 from engine.weights import Tensors, trained
 
 OWN = ("epoch", "step", "loss", "constant")  # what the loop puts into an entry of the curve beside the task's numbers
@@ -68,7 +68,7 @@ def fit(runs: Sequence[Asked], task: Task, splits: Splits, device: torch.device,
     Raises Stopped when a signal asked, all being saved.
     """
     host, recipe = runs[0].backbone.model, runs[0].recipe
-    accelerator = _accelerator(device, recipe.precision)
+    accelerator = accelerated(device, recipe.precision)
     steps = math.ceil(len(splits.train) / recipe.batch)
     for run in runs:
         check_warmup(run.recipe, recipe.epochs * steps)
@@ -79,18 +79,19 @@ def fit(runs: Sequence[Asked], task: Task, splits: Splits, device: torch.device,
     members = [Member(run, accelerator, steps, several=len(runs) > 1) for run in runs]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    while going := [member for member in members if member.going]:
-        group = [member for member in going if member.place == going[0].place][:most]
-        try:
-            _train(group, len(runs) > 1, host, model, accelerator, task, splits, micro)
-        except torch.OutOfMemoryError:
-            if not group[1:]:
-                raise
-            most = len(group) // 2
-            group[0].say(f"note: too little memory for {len(group)} runs at once; {most} at once go on")
-            for member in group:
-                member.optimiser.zero_grad()
-            torch.cuda.empty_cache()
+    with frozen.held(nn.ModuleList([member.model for member in members]), recipe.precision):
+        while going := [member for member in members if member.going]:
+            group = [member for member in going if member.place == going[0].place][:most]
+            try:
+                _train(group, len(runs) > 1, host, model, accelerator, task, splits, micro)
+            except torch.OutOfMemoryError:
+                if not group[1:]:
+                    raise
+                most = len(group) // 2
+                group[0].say(f"note: too little memory for {len(group)} runs at once; {most} at once go on")
+                for member in group:
+                    member.optimiser.zero_grad()
+                torch.cuda.empty_cache()
     for name in ("forward", "_original_forward"):  # accelerate's, around the model's own
         vars(host).pop(name, None)
     return [member.error or _fitted(member, device) for member in members]
@@ -106,6 +107,7 @@ def _train(members: Sequence[Member], several: bool, host: nn.Module, model: nn.
     main = accelerator.is_main_process
     together = Together(host, [member.model for member in members], [member.dropout for member in members
                                                                      if member.dropout]) if several else None
+    parts_of = partial(_parts, train, accelerator, micro)
     predict = Predictor(host, accelerator, first.signals if several else first.guard.stop, together)
     try:
         with _bar(first, task.name, main) as bar:
@@ -113,14 +115,15 @@ def _train(members: Sequence[Member], several: bool, host: nn.Module, model: nn.
                 model.train()
                 each(members, Member.begin, [len(members)] * len(members))
                 orders = [member.batches(train.lengths) for member in members]
-                for examples in zip(*orders, strict=True):  # a global batch of each run
-                    parts = _parts(train, examples, accelerator, micro)
-                    for number, (batch, shares) in enumerate(parts):
+                work = zip(*orders, strict=True)  # a global batch of each run
+                ready = batches.ahead(work, parts_of) if device.type == "cuda" else map(parts_of, work)
+                for examples, made in ready:
+                    for number, (batch, shares, own) in enumerate(made):
                         batch, shares = move(batch, device), shares.to(device, non_blocking=True)
-                        with contextlib.nullcontext() if number == len(parts) - 1 else accelerator.no_sync(model):
-                            with together.batch(batch) if together else contextlib.nullcontext():
+                        with contextlib.nullcontext() if number == len(made) - 1 else accelerator.no_sync(model):
+                            with together.batch(batch, own) if together else contextlib.nullcontext():
                                 losses = task.losses(model, batch, recipe.label_smoothing)
-                            losses = losses.view(len(members), -1).sum(1) * shares  # a run's, of its own weights alone
+                            losses = (losses.view(shares.shape) * shares).sum(1)  # a run's, of its own weights alone
                             # DDP takes the mean over devices; the shares sum to one
                             accelerator.backward(losses.sum() * accelerator.num_processes)
                         for member, loss in zip(members, losses.detach(), strict=True):
@@ -153,14 +156,23 @@ def _train(members: Sequence[Member], several: bool, host: nn.Module, model: nn.
             member.at.running.stop()
 
 
-def _parts(train: Split, examples: Sequence[Sequence[int]], accelerator: Accelerator,
-           micro: int | None) -> list[tuple[Batch, torch.Tensor]]:
-    """This device's part of a step, in micro-batches: the runs' examples one behind the other, and what one of each
-    run's examples counts (runs,)."""
+def _parts(train: Split, accelerator: Accelerator, micro: int | None, examples: Sequence[Sequence[int]]) -> tuple[
+        Sequence[Sequence[int]], list[tuple[Batch, torch.Tensor, list[Part]]]]:
+    """These examples, and this device's part of their step, in micro-batches: the runs' examples one behind the other,
+    what each of them counts (runs, examples), and what of the batch is each run's own. Where a run has fewer than the
+    others (with batching=grouped), an example that counts nothing fills it up."""
     rank, world = accelerator.process_index, accelerator.num_processes
-    own = [batches.shares(mine, rank, world, micro, train.weight) for mine in examples]
-    return [(train.batch([i for indices, _ in part for i in indices]), torch.tensor([share for _, share in part]))
-            for part in zip(*own, strict=True)]
+    made = []
+    for part in zip_longest(*(batches.shares(mine, rank, world, micro, train.weight) for mine in examples),
+                            fillvalue=([], 0.0)):
+        counts = [len(indices) for indices, _ in part]
+        filled = [[*indices, *[mine[0]] * (max(counts) - len(indices))]
+                  for (indices, _), mine in zip(part, examples, strict=True)]
+        shares = torch.tensor([[share] * count + [0.0] * (max(counts) - count)
+                               for (_, share), count in zip(part, counts, strict=True)])
+        batch = train.batch([i for indices in filled for i in indices])
+        made.append((batches.pinned(batch, accelerator.device), shares, parts(batch, counts)))
+    return examples, made
 
 
 def _fitted(member: Member, device: torch.device) -> Fitted:
@@ -178,14 +190,6 @@ def _fitted(member: Member, device: torch.device) -> Fitted:
 def _pieces(codes: Sequence[str | None]) -> list[str]:
     """A note where more than one state of the code trained a run."""
     return [f"trained in pieces by commits {', '.join(code or 'unknown' for code in codes)}"] if codes[1:] else []
-
-
-def _accelerator(device: torch.device, precision: str) -> Accelerator:
-    """A fresh accelerator: accelerate keeps one a process, but runs of one sweep may differ in device and precision."""
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    once = GradientAccumulationPlugin(num_steps=1)  # else an environment variable could divide our losses
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision,
-                       gradient_accumulation_plugin=once)
 
 
 def _bar(first: Member, name: str, shown: bool) -> tqdm:

@@ -18,12 +18,14 @@ from baselines.full import FullFineTuning
 from engine import batches, models, progress, train
 from engine.backbone import Backbone
 from engine.contract import Batch, Refused, Splits, generator
+from engine.member import Asked
 from engine.predict import Predictor
 from engine.train import Fitted
 from engine.weights import trained
 from lora.method import layers
 
 FT = FullFineTuning("ft", "FT")
+ALONE: Any = SimpleNamespace(process_index=0, num_processes=1, device=tiny.CPU, mixed_precision="no")
 METHODS = pytest.mark.parametrize("method", [tiny.lora(), FT], ids=["lora", "ft"])
 
 
@@ -336,7 +338,7 @@ def test_a_healthy_run_has_no_notes() -> None:
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_constant_means_the_class_for_labels_and_the_value_for_scores(outputs: int) -> None:
-    predictor = Predictor(nn.Identity(), SimpleNamespace(process_index=0, num_processes=1, device=tiny.CPU))
+    predictor = Predictor(nn.Identity(), ALONE)
     rows, noise, predict = tiny.Rows(6), torch.rand(6, outputs) * 0.1, predictor.of(0)
 
     def step(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -351,7 +353,7 @@ def test_constant_means_the_class_for_labels_and_the_value_for_scores(outputs: i
 
 
 def test_a_prediction_is_in_the_order_of_the_split() -> None:
-    predict = Predictor(nn.Identity(), SimpleNamespace(process_index=0, num_processes=1, device=tiny.CPU)).of(0)
+    predict = Predictor(nn.Identity(), ALONE).of(0)
     rows = tiny.Rows(300)   # more than one evaluation batch
     rows.labels = torch.arange(300)
     assert torch.equal(predict(rows, lambda model, batch: batch["labels"][:, None])[:, 0], torch.arange(300.0))
@@ -400,8 +402,8 @@ def test_tokens_per_second_counts_real_tokens_by_the_time_of_the_steps(monkeypat
 
 def test_the_report_and_the_curve_say_the_same() -> None:
     told: list[dict[str, Any]] = []
-    fitted = train.fit(tiny.adapted(tiny.lora()), tiny.Scripted(), tiny.splits(), tiny.recipe(epochs=3), 0, tiny.CPU,
-                       None, told.append)
+    asked = Asked(tiny.adapted(tiny.lora()), tiny.recipe(epochs=3), 0, told.append)
+    fitted = tiny.alone(train.fit([asked], tiny.Scripted(), tiny.splits(), tiny.CPU, None))
     assert told == list(fitted.outcome.curve)
     assert [(entry["epoch"], entry["step"], entry["score"]) for entry in told] == [(1, 3, 1), (2, 6, 2), (3, 9, 3)]
 
