@@ -163,6 +163,8 @@ def _parts(train: Split, accelerator: Accelerator, micro: int | None, examples: 
     others (with batching=grouped), an example that counts nothing fills it up."""
     rank, world = accelerator.process_index, accelerator.num_processes
     made = []
+    if micro:  # the shortest together, and so on: an example pads no other micro-batch than its own
+        examples = [sorted(mine, key=lambda i: train.lengths[i]) for mine in examples]
     for part in zip_longest(*(batches.shares(mine, rank, world, micro, train.weight) for mine in examples),
                             fillvalue=([], 0.0)):
         counts = [len(indices) for indices, _ in part]
