@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from engine.contract import Batch, Special
+from tasks.cache import Arrays, Cache
+from tasks.tokens import CHUNK, flat
 
 IGNORED = -100  # the label of padding, cross_entropy's own
 
@@ -23,25 +25,21 @@ class Completions:
     and EOS are learnt."""
 
     def __init__(self, pairs: Sequence[tuple[str, str]], tokenizer: Any, length: int, special: Special,
-                 averaging: str) -> None:
+                 averaging: str, cache: Cache | None = None) -> None:
         """Tokenises (context, completion) pairs. Where a pair has more than `length` tokens the context loses its
         beginning, and a completion that is longer by itself its end; `cut` counts such pairs.
 
         averaging: tokens (all of a batch count the same: the official code) · examples (these do)."""
-        contexts = encode([context for context, _ in pairs], tokenizer)
-        completions = encode([f" {completion}" for _, completion in pairs], tokenizer)
-        rows, self.targets, self.cut = [], [], 0
-        for context, completion in zip(contexts, completions, strict=True):
-            whole = [*completion, tokenizer.eos_token_id]
-            target = whole[:length - 2]
-            room = length - len(target)
-            self.cut += len(target) < len(whole) or len(context) + 1 > room
-            rows.append([*prompt(context, tokenizer, room, special), *target])
-            self.targets.append(len(target))
-        self.flat = np.concatenate([np.asarray(row, np.int32) for row in rows])
-        sizes = [len(row) for row in rows]
-        self.starts = np.concatenate([[0], np.cumsum(sizes)])
-        self.lengths: Sequence[int] = [size - 1 for size in sizes]  # nothing is predicted from the last token
+        contexts, completions = zip(*pairs, strict=True)
+        settings = {"kind": "completions", "length": length, "prefix": [*special.prefix], "infix": [*special.infix]}
+        made = (cache or Cache(None, tokenizer)).arrays(
+            (contexts, completions), settings,
+            lambda: _tokenised(contexts, completions, tokenizer, length, special))
+        self.flat, self.ends = made["ids"], np.cumsum(made["sizes"])
+        self.sizes, self.goals = made["sizes"] - 1, made["goals"]  # nothing is predicted from the last token
+        self.lengths: Sequence[int] = self.sizes.tolist()
+        self.targets: Sequence[int] = self.goals.tolist()
+        self.cut = int(made["cut"].sum())
         self.pad = tokenizer.pad_token_id
         self.averaging = averaging
 
@@ -55,29 +53,52 @@ class Completions:
     def batch(self, indices: Sequence[int]) -> Batch:
         """input_ids, attention_mask, position_ids (n, longest) and labels (n, longest completion): what the last
         positions have to predict, IGNORED where there is nothing; weights (n, same), what each counts."""
-        longest, most = max(self.lengths[i] for i in indices), max(self.targets[i] for i in indices)
-        ids = np.full((len(indices), longest), self.pad, np.int64)
-        mask = np.zeros((len(indices), longest), np.int64)
-        labels = np.full((len(indices), most), IGNORED, np.int64)
-        for row, i in enumerate(indices):
-            tokens = self.flat[self.starts[i]:self.starts[i + 1]]
-            ids[row, longest - self.lengths[i]:] = tokens[:-1]
-            mask[row, longest - self.lengths[i]:] = 1
-            labels[row, most - self.targets[i]:] = tokens[len(tokens) - self.targets[i]:]
-        counted = (labels != IGNORED).astype(np.float32)
+        rows = np.asarray(indices)
+        ids, real = self._left(self.ends[rows] - 1, self.sizes[rows], self.pad)
+        labels, learnt = self._left(self.ends[rows], self.goals[rows], IGNORED)
+        mask, counted = real.astype(np.int64), learnt.astype(np.float32)
         weights = counted if self.averaging == "tokens" else counted / counted.sum(1, keepdims=True)
         batch = {"input_ids": ids, "attention_mask": mask, "position_ids": np.maximum(mask.cumsum(1) - 1, 0),
                  "labels": labels, "weights": weights}
         return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+    def _left(self, ends: np.ndarray, sizes: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
+        """The last so many tokens before each end, padded on the left, and where there is one: (n, most of sizes)."""
+        places = np.arange(-sizes.max(), 0)
+        real = places >= -sizes[:, None]
+        padded = np.full(real.shape, pad, np.int64)
+        padded[real] = self.flat[(ends[:, None] + places)[real]]
+        return padded, real
+
+
+def _tokenised(contexts: Sequence[str], completions: Sequence[str], tokenizer: Any, length: int,
+               special: Special) -> Arrays:
+    """The ids of all rows one after the other, and of each (n,): its size, how many of its tokens are to learn (goals),
+    whether it was cut."""
+    rows, goals, cut = [], [], []
+    for context, completion in zip(encode(contexts, tokenizer), encode([f" {text}" for text in completions], tokenizer),
+                                   strict=True):
+        whole = [*completion, tokenizer.eos_token_id]
+        target = whole[:length - 2]
+        room = length - len(target)
+        cut.append(len(target) < len(whole) or len(context) + 1 > room)
+        rows.append([*prompt(context, tokenizer, room, special), *target])
+        goals.append(len(target))
+    sizes = [len(row) for row in rows]
+    return {"ids": flat(rows), "sizes": np.asarray(sizes, np.int32), "goals": np.asarray(goals, np.int32),
+            "cut": np.asarray(cut)}
 
 
 def encode(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """The ids of each text and nothing else, each distinct text once. A sign of the tokenizer's own that someone typed
     (<|endoftext|>) is text like any other."""
     distinct = list(dict.fromkeys(texts))
-    coded = tokenizer(distinct, add_special_tokens=False, split_special_tokens=True,
-                      return_attention_mask=False, verbose=False)["input_ids"]
-    ids = dict(zip(distinct, coded, strict=True))
+    ids: dict[str, list[int]] = {}
+    for start in range(0, len(distinct), CHUNK):
+        part = distinct[start:start + CHUNK]
+        coded = tokenizer(part, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False,
+                          verbose=False)
+        ids |= zip(part, coded["input_ids"], strict=True)
     return [ids[text] for text in texts]
 
 

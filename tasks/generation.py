@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from engine.contract import Batch, Numbers, Origin, Predict, Refused, Special, Split, Splits, number
 from tasks import data
+from tasks.cache import Cache
 from tasks.completions import Completions, encode, prompt, token_losses
 from tasks.metrics import Scores
 from tasks.prompts import Form
@@ -70,10 +72,12 @@ class Generation:
                           f"{bare[0][:80]!a}{hint}")
         return raw
 
-    def splits(self, raw: data.Raw, tokenizer: Any, recipe: Any, special: Special) -> Splits:
-        """Tokenised. A limit draws its examples once, for all seeds alike."""
-        train = data.limited(self._pairs(raw, self.train), self.limit)
-        made = [Completions(pairs, tokenizer, recipe.length, special, recipe.averaging)
+    def splits(self, raw: data.Raw, tokenizer: Any, recipe: Any, special: Special,
+               cache: Path | None = None) -> Splits:
+        """Tokenised, once for all runs that share the folder cache. A limit draws its examples once, for all seeds
+        alike."""
+        train, kept = data.limited(self._pairs(raw, self.train), self.limit), Cache(cache, tokenizer)
+        made = [Completions(pairs, tokenizer, recipe.length, special, recipe.averaging, kept)
                 for pairs in (train, self._pairs(raw, self.validation))]
         return Splits(made[0], {"validation": made[1]})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 
 from engine.contract import Batch, Numbers, Origin, Predict, Refused, Special, Split, Splits, generator, number, one_of
 from tasks import data
+from tasks.cache import Cache
 from tasks.prompts import lost, not_text
 from tasks.tokens import Tokens
 
@@ -74,14 +76,15 @@ class Glue:
         label = int(row["label"]) if self.labels else float(np.float32(row["label"]))
         return [*(row[name] for name in self.sentences), label]
 
-    def splits(self, raw: data.Raw, tokenizer: Any, recipe: Any, special: Special) -> Splits:
-        """Tokenised, texts cut to recipe.length, special tokens around them. A limit draws its examples once, for all
-        seeds alike."""
-        train = data.limited(raw.rows[self.train], self.limit)
+    def splits(self, raw: data.Raw, tokenizer: Any, recipe: Any, special: Special,
+               cache: Path | None = None) -> Splits:
+        """Tokenised, texts cut to recipe.length, special tokens around them; once for all runs that share the folder
+        cache. A limit draws its examples once, for all seeds alike."""
+        train, kept = data.limited(raw.rows[self.train], self.limit), Cache(cache, tokenizer)
 
         def tokens(rows: data.Rows) -> Tokens:
             texts = [[row[name] for row in rows] for name in self.sentences]
-            return Tokens(texts, self._labels(rows), tokenizer, recipe.length, special)
+            return Tokens(texts, self._labels(rows), tokenizer, recipe.length, special, kept)
 
         validation = {name: tokens(raw.rows[split]) for name, split in self.validation.items()}
         return Splits(tokens(train), validation)

@@ -10,7 +10,7 @@ ROOMS = ("engine", "lora", "baselines", "tasks", "analysis", "hydra_plugins")
 MAY = {
     "engine": ("engine",),
     "lora": ("lora", "engine.contract", "engine.backbone", "engine.files"),
-    "tasks": ("tasks", "engine.contract", "engine.hub"),
+    "tasks": ("tasks", "engine.contract", "engine.files", "engine.hub"),
     "baselines": ("baselines", "lora", "engine.contract", "engine.backbone"),
     "analysis": ("analysis", "engine.record", "engine.files", "engine.contract", "engine.hub", "engine.work",
                  "lora.files"),
