@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from torch import nn
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessorList
 
 from engine import batches
 from engine.backbone import Backbone
+from engine.frozen import merged
 from engine.models import quiet
 from engine.search import Ban, official
 from engine.spec import Decode
@@ -45,7 +44,7 @@ def generate(backbone: Backbone, decode: Decode, prompts: Sequence[Sequence[int]
     mine: list[tuple[int, Output]] = []
     model.generation_config = GenerationConfig()  # not what the model's makers recommend (penalties, shortest length)
     # quiet: a prompt ends with BOS, which generate takes for padding on the right
-    with _merged(model), torch.inference_mode(), quiet():
+    with merged(model), torch.inference_mode(), quiet():
         for indices in tqdm(plan, desc="decoding", leave=False, disable=None if rank == 0 else True):
             check()
             ids, mask = _padded([prompts[i] for i in indices], tokenizer.pad_token_id)
@@ -53,19 +52,6 @@ def generate(backbone: Backbone, decode: Decode, prompts: Sequence[Sequence[int]
             mine += [(i, _output(row, ends, decode, tokenizer)) for i, row in zip(indices, found.tolist(), strict=True)]
     everyone = gather_object(mine) if world > 1 else mine
     return [output for _, output in sorted(everyone, key=lambda entry: entry[0])]
-
-
-@contextmanager
-def _merged(model: nn.Module) -> Iterator[None]:
-    """Every module that can fold its update into its weight has done so, within."""
-    foldable: list[Any] = [module for module in model.modules() if hasattr(module, "merge")]
-    for module in foldable:
-        module.merge()
-    try:
-        yield
-    finally:
-        for module in foldable:
-            module.unmerge()
 
 
 def _search(decode: Decode, pad: int, ends: list[int]) -> Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -17,7 +17,7 @@ from engine.frozen import merged
 from engine.stop import Signalled, Stop
 from engine.together import Together
 
-BATCH, TOKENS = 128, 2**14  # at once, at most, padding included; evaluation keeps no activations
+BATCH, TOKENS = 128, 2**13  # at once, at most, padding included; evaluation keeps no activations
 
 
 class Predictor:

@@ -230,11 +230,9 @@ def test_merge_then_unmerge_gives_the_base_back_and_changes_no_output(base: type
     made, x = layer(base, slices), torch.randn(6, D_IN)
     weight, out = made.base.weight.clone(), made(x)
     made.merge()
-    largest = made.base.weight.abs().max()
     assert made.merged and (made(x) - out).abs().max() < 1e-5 and (made.base.weight - weight).abs().max() > 0.1
     made.unmerge()
-    assert not made.merged and (made.base.weight - weight).abs().max() <= 1e-6 * largest
-    assert (made(x) - out).abs().max() < 1e-5
+    assert not made.merged and torch.equal(made.base.weight, weight) and torch.equal(made(x), out)
 
 
 @pytest.mark.parametrize("kind", ["roberta", "gpt2"])
@@ -249,7 +247,7 @@ def test_a_merged_model_gives_the_same_outputs(kind: str) -> None:
         assert (tiny.logits(made.model, batch) - out).abs().max() < 1e-5
         for module in layers(made.model):
             module.unmerge()
-    assert tiny.furthest(before, tiny.state(made.model)) < 1e-6
+    assert tiny.furthest(before, tiny.state(made.model)) == 0
 
 
 def test_merging_or_unmerging_twice_raises_and_changes_nothing() -> None:
