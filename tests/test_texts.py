@@ -84,9 +84,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     done, fit = [], train.fit
 
     def wrapped(*given: Any) -> Any:
-        fitted = fit(*given)
-        done.append(fitted.outcome.steps)
-        return fitted
+        made = fit(*given)
+        done.extend(fitted.outcome.steps for fitted in made)
+        return made
 
     monkeypatch.setattr("engine.train.fit", wrapped)
     return done
@@ -232,7 +232,7 @@ def test_without_kept_weights_it_trains_again(cli: Cli, words: list[str], out: P
         ran(cli, *words, f"decode={decode}", "runtime.save=none")
     found = by_decode(out)
     assert steps == [STEPS, STEPS] and found["paper"][0].outcome["curve"] == found["hf"][0].outcome["curve"]
-    assert all(done.weights is None for done, _ in found.values()) and not list(out.rglob("*.safetensors"))
+    assert all(done.weights is None for done, _ in found.values()) and not list((out / "runs").rglob("*.safetensors"))
 
 
 def test_the_last_epoch_is_decoded_though_only_the_best_is_kept(cli: Cli, words: list[str], out: Path, trained: Path,
@@ -482,7 +482,7 @@ def test_a_limit_draws_the_same_examples_for_every_seed(cli: Cli, words: list[st
     class Seen(Exception):
         pass
 
-    def look(backbone: Any, task: Any, splits: Any, *_: Any) -> None:
+    def look(runs: Any, task: Any, splits: Any, *_: Any) -> None:
         one = splits.train
         raise Seen([one.flat[one.starts[i]:one.starts[i + 1]].tolist() for i in range(len(one))])
 
