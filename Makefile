@@ -31,9 +31,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(RUN) -m pip install -q --no-compile -c constraints.txt -e '.[demo,java,launchers,search,test]'
 	@touch $@
 
-bench: $(VENV)/.ready  ## how fast it decodes and decomposes: ratios, side by side (some minutes)
-	$(RUN) -m benchmarks.decoding
-	$(RUN) -m benchmarks.subspace
+bench: $(VENV)/.ready  ## how fast, in how much memory, beside PEFT, loralib and plain ways (a quarter of an hour)
+	$(RUN) -m benchmarks $(if $(DATA),--data $(DATA))
 
 clean:  ## the virtual environment and caches (records stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
-from engine import door, ranks, show
+from engine import door, kin, ranks, show
 from engine.contract import Elsewhere, Refused, Stopped, Unfinished, one_of
 from engine.record import NotWritten, value
 
@@ -37,7 +37,7 @@ CONF = ROOT / "conf"
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(config: DictConfig) -> float | None:
-    """One cell: of a plain call, or one of a sweep's. Gives its number, for search=…"""
+    """One cell, of a plain call or of a sweep, or those that train at once. Gives the first's number, for search=…"""
     chosen = HydraConfig.get()
     ranks.join()
     try:
@@ -54,6 +54,9 @@ def _job(config: DictConfig, words: list[str], chosen: Any) -> float | None:
     launcher = chosen.runtime.choices.get("hydra/launcher")
     if chosen.mode == RunMode.RUN and launcher != "basic":
         raise Refused(f"hydra/launcher={launcher} launches the cells of a sweep: add -m, or say table=…")
+    said = config.runtime if OmegaConf.is_dict(config.runtime) else {}
+    if chosen.mode == RunMode.RUN and (said.get("together") or said.get("beside")):
+        raise Refused("runtime.together: this is one run: add -m and several values, seed=0,1,2,3,4 say")
     if "run" in config.task:  # a study: it trains nothing, so it has neither method nor recipe
         settings = _plain(OmegaConf.masked_copy(config, ["task", "model", "scale", "seed", "runtime"]))
         study = hydra.utils.instantiate(settings["task"], _convert_="all")
@@ -65,16 +68,19 @@ def _job(config: DictConfig, words: list[str], chosen: Any) -> float | None:
         raise Refused("runtime.show=plan: this is one run; a plan is of a sweep: table=…, or -m with several values")
     if wanted in ("recipe", "diff"):
         return print(show.recipe(settings) if wanted == "recipe" else show.diff(_variants(settings, words)))
-    made = _cell(settings)
+    made, others = _cell(settings), kin.beside(words, settings["runtime"]["beside"] or [])
 
     from engine import cell, record
     from engine.curves import Curves
 
     if wanted == "parameters":
         return print(cell.parameters(made))
-    curves = Curves(settings, chosen.runtime.choices.get("table"))
-    curves.close(done := cell.run(made, curves))
-    return record.read(done).value
+    cells = [made, *(_cell(_settings(hydra.compose("config", line), line, chosen)) for line in others)]
+    curves = [Curves(one.settings, chosen.runtime.choices.get("table")) for one in cells]
+    results = cell.run_all(cells, curves) if others else [cell.run(made, curves[0])]
+    for each, result in zip(curves, results, strict=True):
+        each.close(result)
+    return record.read(kin.checked(results)[0]).value
 
 
 def _settings(config: DictConfig, words: list[str], chosen: Any) -> dict[str, Any]:

@@ -14,10 +14,10 @@ def said(sweep: Sweep) -> str:
         return "nothing is left to run" + (", but for what failed" if sweep.counts["failed"] else "")
     if not sure:
         return "no estimate yet of what remains: no run is far enough"
-    now = max(1, sweep.counts["running"])
+    now, devices = max(1, sweep.counts["running"]), max(1, len(set(_processes(sweep.cells))))
     more = f"; for {guessed} cell{'s' * (guessed > 1)} a guess from other runs" if guessed else ""
     more += f", and {unsure} cell{'s' * (unsure > 1)} without an estimate" if unsure else ""
-    return f"about {duration(left / now)} of training left, {now} at a time{more}"
+    return f"about {duration(left / devices)} of training left, {now} at a time{more}"
 
 
 def duration(seconds: float) -> str:
@@ -32,17 +32,18 @@ def duration(seconds: float) -> str:
 
 
 def remaining(cells: Sequence[Cell]) -> tuple[float, int, int, int]:
-    """Seconds of training that are left, one run at a time; in how many cells; in how many of these that is a mere
-    guess; in how many more there is nothing to estimate from.
+    """Seconds of training that are left to one process; in how many cells; in how many of these that is a mere guess;
+    in how many more there is nothing to estimate from. Runs that train at once have equal shares of their time.
 
     A cell lasts as long as the mean done one of its task, model and method, else of its task and model, else as the
     running ones of these will by how far they are. A guess is the mean done one of its model, else of all."""
     known: dict[tuple[str, ...], list[float]] = {}
+    processes = _processes(cells)
     for cell in cells:
         step, steps, spent = (cell.position.get(key) for key in ("step", "steps", "seconds"))
         lasts = cell.seconds if cell.kind == "done" else None
         if cell.kind == "running" and spent and steps and step:
-            lasts = spent * steps / step
+            lasts = spent * steps / step / processes.count(_process(cell))
         if lasts is not None:
             for key in (*_near(cell), *_far(cell)):
                 known.setdefault((cell.kind, *key), []).append(lasts)
@@ -58,6 +59,18 @@ def remaining(cells: Sequence[Cell]) -> tuple[float, int, int, int]:
         share = 1 - min(1.0, step / steps) if step and steps else 1.0
         left, sure, guessed = left + share * sum(found) / len(found), sure + 1, guessed + (near is None)
     return left, sure, guessed, unsure
+
+
+def _process(cell: Cell) -> tuple[object, ...]:
+    """What runs it, where that is known: a run is alone but for those that train with it (runtime.together)."""
+    holder = cell.state.holder if cell.state else None
+    if holder is None or holder.pid is None:
+        return (cell.records[0],)
+    return holder.host, holder.place, holder.pid, holder.job
+
+
+def _processes(cells: Sequence[Cell]) -> list[tuple[object, ...]]:
+    return [_process(cell) for cell in cells if cell.kind == "running"]
 
 
 def _near(cell: Cell) -> list[tuple[str, ...]]:

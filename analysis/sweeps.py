@@ -40,7 +40,7 @@ class Cell:
     state: State | None = None  # what its work folder says, unless it is done
     folder: Path | None = None  # that folder
     record: Path | None = None  # the one of its records that is there
-    seconds: float | None = None  # that its training took, if it is done
+    seconds: float | None = None  # that its training took, if it is done; of runs that trained at once, its share
     error: str | None = None  # of a cell that failed, in a line
 
     @property
@@ -132,10 +132,11 @@ def _stands(results: Path, cell: Cell, broken: list[str]) -> Cell:
     for path in (results / each for each in cell.records):
         if path.is_file():
             try:
-                seconds = record.read(path).outcome.get("seconds")
+                outcome = record.read(path).outcome
             except Refused as refused:
                 return replace(cell, kind="failed", error=str(refused).partition("\n")[0], record=path)
-            known = seconds if isinstance(seconds, (int, float)) else None
+            seconds, together = outcome.get("seconds"), outcome.get("together") or 1
+            known = seconds / together if isinstance(seconds, (int, float)) else None
             return replace(cell, kind="done", record=path, seconds=known)
     order = ("running", "failed", "silent", "died", "interrupted", "free")
     seen = [(work.state(folder), folder) for folder in _folders(results, cell.records)]

@@ -17,6 +17,7 @@ class FullFineTuning:
     label: str
 
     tokens = (0, 0)
+    frozen = False  # nothing of the base is left that runs could share
 
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Turns every parameter on; draws nothing."""

@@ -1,1 +1,1 @@
-"""Speed, shown by ratios side by side in one run; never by a timed test."""
+"""Speed and memory, each beside what it is compared with, in one run: python -m benchmarks. Never a timed test."""

@@ -29,12 +29,13 @@ class Curves:
             cell = "-".join(self.settings[key]["name"] for key in ("task", "model", "method"))
             self.run = wandb.init(project="lora-paper", mode=self.settings["runtime"]["wandb"], dir=str(folder),
                                   group=self.table or cell, job_type=cell, name=f"{cell}-s{self.settings['seed']}",
-                                  config=self.settings)
+                                  config=self.settings, reinit="create_new")  # beside those of other runs
         if self.run is not None:
             self.run.log(numbers)
 
-    def close(self, record: Path) -> None:
-        """Adds the finished record."""
+    def close(self, result: Path | Exception) -> None:
+        """Adds the finished record, or that there is none."""
         if self.run is not None:
-            self.run.summary.update(json.loads(record.read_text(encoding="utf-8")))
-            self.run.finish()
+            if isinstance(result, Path):
+                self.run.summary.update(json.loads(result.read_text(encoding="utf-8")))
+            self.run.finish(exit_code=int(not isinstance(result, Path)))

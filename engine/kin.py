@@ -52,7 +52,6 @@ def key(settings: Mapping[str, Any]) -> str:
 
     said = {name: value for name, value in settings.items()
             if name not in (*FREE, "method", "runtime") and not name.startswith("_")}
-    said["r"] = None if _number(settings.get("r")) else settings.get("r")
     said["method"] = shared(settings["method"])
     said["runtime"] = {name: value for name, value in settings["runtime"].items() if name not in OWN}
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:10]
@@ -171,11 +170,12 @@ class Partly(Exception):
         return "; ".join(f"{place + 1}: {one.error}" for place, one in self.ends.items())
 
 
-def checked(results: Sequence[Path | Exception]) -> None:
-    """Raises Partly when one of a bundle's cells gave no record."""
+def checked(results: Sequence[Path | Exception]) -> list[Path]:
+    """The records of a bundle's cells. Raises Partly when one of them gave none."""
     ends = {place: end(error) for place, error in enumerate(results) if isinstance(error, Exception)}
     if ends:
         raise Partly(ends)
+    return [each for each in results if isinstance(each, Path)]
 
 
 def ends(size: int, error: BaseException | None) -> list[End | None]:

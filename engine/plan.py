@@ -28,6 +28,8 @@ class Planned:
     child: bool = False  # starts from an MNLI run
     added: bool = False  # a parent that nobody asked for by name
     extra: str = ""  # the words that tell it from another of the same title
+    kin: str | None = None  # what it shares with the cells that it can train at once with (engine/kin.py)
+    alone: str = ""  # why it can train with none
 
     @property
     def row(self) -> str:
@@ -42,7 +44,6 @@ class Planned:
     def record(self) -> Path | None:
         """Its record, if it is done."""
         return next((path for path in self.records if path.is_file()), None)
-
 
     def launched(self, parent: Path | None) -> list[str]:
         """The words that run it, when the run it starts from is recorded at parent."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from engine import start
+from engine import kin, start
 from engine.contract import Refused
 from engine.plan import Planned, Words, digest_of, ordered, told_apart
 from engine.resolve import Base, Cell, check_model, ground, identify
@@ -68,7 +68,8 @@ class Planner:
     def _cell(self, words: Words, cell: Cell, begun: Sequence[str | None]) -> Planned:
         base = self._base(cell)
         self._check(cell, base)
-        return planned(words, cell, base.raw, base.revision, begun)
+        made, why = planned(words, cell, base.raw, base.revision, begun), kin.alone(cell, base.folder)
+        return replace(made, kin=None if why else kin.key(cell.settings), alone=why)
 
     def _child(self, words: Words, cell: Cell) -> Planned:
         """A cell that starts from MNLI: from the run that runtime.parent names, that of its own settings and seed, in
@@ -89,8 +90,9 @@ class Planner:
                 if named:
                     raise
         if there is not None and not start.weights_of(there).is_file():
+            again = shlex.join(word for word in above if not word.startswith("runtime.together="))
             raise Refused(f"{start.weights_of(there)} is gone, from which it starts\n"
-                          f"first: python run.py {shlex.join(above)} runtime.force=true; or give init_from=none")
+                          f"first: python run.py {again} runtime.force=true; or give init_from=none")
         if there is None and asked and not asked.added and cell.settings["runtime"]["save"] == "none":
             raise Refused("runtime.save=none: MNLI would leave no weights to start from; say runtime.save=best")
         self._add(parent)

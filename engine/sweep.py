@@ -5,14 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engine import hold, work
-from engine.contract import Elsewhere, Refused, Unfinished
+from engine import hold, kin, work
+from engine.contract import Refused, Unfinished
 from engine.plan import Planned
 from engine.show import outcome
 from engine.words import main_process
@@ -29,9 +28,10 @@ class Sweep:
     """The cells of a plan on their way, seen by what is on the disk: others may run some of them at the same time."""
 
     def __init__(self, launch: Launch, plan: Sequence[Planned], out: Path, force: bool,
-                 agree: Agree = lambda look: look()) -> None:
-        """agree: what look() gives in the first of several processes that train together, in all of them."""
-        self.launch, self.agree = launch, agree
+                 agree: Agree = lambda look: look(), together: int = 1) -> None:
+        """agree: what look() gives in the first of several processes that train together, in all of them. together: so
+        many cells of one kin are launched as one command line, at most."""
+        self.launch, self.agree, self.together = launch, agree, together
         self.out, self.force = out, force
         self.cells = {cell.key: cell for cell in plan}
         self.done: dict[Path, Path] = {}  # key -> record
@@ -106,38 +106,50 @@ class Sweep:
 
     def _batch(self, ready: list[Planned]) -> bool:
         """Runs these cells; whether it found nothing but what others run."""
-        before = len(self.done) + len(self.failed)
-        lines = [[*cell.launched(self.done.get(cell.after) if cell.after else None),
-                  f"runtime.place='{number}/{len(self.cells)}'"] for number, cell in enumerate(ready, before + 1)]
+        bundles = kin.bundles(ready, self.together)
         lost = False
         try:
-            errors = self.launch(lines)
+            errors = self.launch(self._lines(bundles))
         except Refused:
             raise
         except Exception as why:  # a launcher that lost a worker knows nothing of the others: the disk does
             print(f"run.py: the launcher gave up ({type(why).__name__}: {why})", file=sys.stderr, flush=True)
-            lost, errors = True, [None] * len(ready)
+            lost, errors = True, [None] * len(bundles)
         errors = self.agree(lambda: errors)
-        self._look(cell.key for cell, error in zip(ready, errors, strict=True) if error is None)
+        ended: list[tuple[Planned, kin.End | None]] = []
+        for bundle, error in zip(bundles, errors, strict=True):
+            ended += zip(bundle, kin.ends(len(bundle), error), strict=True)
+            if error is not None and bundle[1:]:  # a job that died, say: some of its cells may have been done by then
+                self._look(cell.key for cell in bundle)
+        self._look(cell.key for cell, end in ended if end is None)
         silent = []
-        for cell, error in zip(ready, errors, strict=True):
-            if error is None and cell.key not in self.done:
+        for cell, end in ended:
+            if end is None and cell.key not in self.done:
                 silent.append(cell)
-            elif error is not None and not isinstance(error, Elsewhere):
-                self._fail(cell, error)
+            elif end is not None and not end.elsewhere and cell.key not in self.done:
+                self._fail(cell, end)
         begun = [cell for cell in silent if any(state.kind in BEGUN for state in self._states(cell))]
         for cell in (begun or silent) if lost else silent:  # what had not begun did not end its process
             self.tries[cell.key] = self.tries.get(cell.key, 0) + 1
             if self.tries[cell.key] == TRIES:
-                self._fail(cell, RuntimeError(f"its process ended without a word, {TRIES} times"))
-        return bool(errors) and all(isinstance(error, Elsewhere) for error in errors)
+                self._fail(cell, kin.end(RuntimeError(f"its process ended without a word, {TRIES} times")))
+        return bool(ended) and all(end is not None and end.elsewhere for _, end in ended)
 
-    def _fail(self, cell: Planned, error: BaseException) -> None:
-        self.failed[cell.key] = work.said(error)
+    def _lines(self, bundles: Sequence[Sequence[Planned]]) -> list[list[str]]:
+        """A command line each. A bundle's place says where its first and its last cell stand in the sweep: 3-7/108"""
+        lines, number = [], len(self.done) + len(self.failed)
+        for bundle in bundles:
+            first, number = number + 1, number + len(bundle)
+            place = f"{first}-{number}" if bundle[1:] else str(first)
+            lines.append(kin.line([[*cell.launched(self.done.get(cell.after) if cell.after else None),
+                                    f"runtime.place='{place}/{len(self.cells)}'"] for cell in bundle]))
+        return lines
+
+    def _fail(self, cell: Planned, end: kin.End) -> None:
+        self.failed[cell.key] = end.error
         if not any(state.failed for state in self._states(cell)):
             with suppress(OSError):  # a full disk: it is said at the end all the same
-                work.fail(work.folder_of(self.out, cell.key), work.said(error),
-                          "".join(traceback.format_exception(error)))
+                work.fail(work.folder_of(self.out, cell.key), end.error, end.text)
 
     def _summary(self, name: str) -> str:
         waiting = len(self.cells) - len(self.done) - len(self.failed)

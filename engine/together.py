@@ -75,7 +75,9 @@ class Together(TorchFunctionMode):
         done = OPERATIONS.get(func)
         if done is not None:
             return done(self, *args, **(kwargs or {}))
-        if any(id(each) in self._own for each in args) and func.__name__ != "__get__":
+        given = [*args, *(kwargs or {}).values()]
+        given += [each for some in given if isinstance(some, (list, tuple)) for each in some]
+        if any(id(each) in self._own for each in given) and func.__name__ != "__get__":
             raise NotImplementedError(f"{func.__name__} of a trained parameter is not known for several runs at once")
         return func(*args, **(kwargs or {}))
 

@@ -92,7 +92,7 @@ def fit(runs: Sequence[Asked], task: Task, splits: Splits, device: torch.device,
                 for member in group:
                     member.optimiser.zero_grad()
                 torch.cuda.empty_cache()
-    for name in ("forward", "_original_forward"):  # accelerate's, around the model's own
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # accelerate's, for another fit()
         vars(host).pop(name, None)
     return [member.error or _fitted(member, device) for member in members]
 

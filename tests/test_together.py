@@ -367,19 +367,21 @@ def test_what_has_no_batch_axis_is_refused_and_not_computed_wrongly(name: str) -
         train.fit(runs, Judged(), splits(METHODS[name], "deberta"), tiny.CPU, None)
 
 
-def test_an_operation_on_a_trained_parameter_that_is_not_known_is_refused() -> None:
+ODD = {"mul": lambda x, weight: x * weight, "cat": lambda x, weight: torch.cat([x[0], weight]),
+       "matmul": lambda x, weight: torch.matmul(x, other=weight)}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_operation_on_a_trained_parameter_that_is_not_known_is_refused(name: str) -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.ones(4))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * self.weight
-
     models = [Odd(), Odd()]
     share(models[0], models[1])
     together = Together(models[0], models, [])
-    with together.batch({"attention_mask": torch.ones(2, 3)}), pytest.raises(NotImplementedError, match="mul"):
-        models[0](torch.ones(2, 4))
+    with together.batch({"attention_mask": torch.ones(2, 3)}), pytest.raises(NotImplementedError, match=name):
+        ODD[name](torch.ones(2, 4), models[0].weight)
 
 

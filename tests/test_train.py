@@ -417,6 +417,9 @@ def test_a_run_in_bf16_leaves_nothing_behind_for_one_in_fp32(method: Any) -> Non
     assert not same(fitted, alone)   # autocast was really on
     assert 0 < tiny.furthest(fitted.last, alone.last) < 0.1
     assert {tensor.dtype for tensor in fitted.last.values()} == {torch.float32}
+    again, once = tiny.train(half, precision="bf16"), tiny.adapted(method)
+    once.model.load_state_dict(tiny.state(half.model) | fitted.last)
+    assert same(tiny.train(once, precision="bf16"), again)   # and on again for another run of the same model
     fresh = tiny.adapted(method)
     fresh.model.load_state_dict(half.model.state_dict())
     batch = tiny.Rows(9).batch(range(9))

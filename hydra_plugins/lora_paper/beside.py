@@ -19,16 +19,19 @@ LONGEST = 48  # characters of a run's name
 
 def names(runs: Sequence[Sequence[str]], first: int) -> list[tuple[str, str]]:
     """The number and the short name of each of these command lines: task, method, seed and whatever else tells them
-    apart. The number is the run's place in its sweep where it says that, else counted from first."""
+    apart. The number is the run's place in its sweep where it says that (3-7/108: those of a bundle), else counted from
+    first."""
     said = [dict(word.lstrip("+").partition("=")[::2] for word in words) for words in runs]
     same = {key for key in said[0] if all(one.get(key) == said[0][key] for one in said)} if said else set()
     found = []
     for number, one in enumerate(said, first):
         place = one.pop("runtime.place", "").strip("'") or str(number)
+        begin, _, end = place.partition("/")[0].partition("-")  # of a bundle's cells (engine/kin.py)
         known = [one[key] for key in ("task", "method") if key in one]
         known += [f"s{one['seed']}"] if "seed" in one else []
+        known += [f"and {int(end) - int(begin)} more"] if end else []
         others = [f"{key}={_short(one[key])}" for key in one
-                  if key not in same and key not in ("task", "method", "seed", "runtime.parent")]
+                  if key not in same and key not in ("task", "method", "seed", "runtime.parent", "runtime.beside")]
         name = " ".join([*known, *others])
         found.append((place, name if len(name) <= LONGEST else f"{name[:LONGEST - 1]}…"))
     return found

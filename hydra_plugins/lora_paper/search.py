@@ -44,6 +44,8 @@ class Search(Sweeper):
         assert self.config is not None and self.hydra_context is not None
         fixed, searched = self._said(OverridesParser.create().parse_overrides(arguments))
         find = Finder(self.config, self.hydra_context.config_loader, self.task_function, fixed)
+        if self.config.runtime.together is not False:
+            raise Refused("runtime.together: the trials of a search come one after the other; leave it out")
         space = self._space(find.settings, fixed, searched)
         own = _own(space, find.settings)
         name, show = f"search={self.config.hydra.runtime.choices.search}", self.config.runtime.show

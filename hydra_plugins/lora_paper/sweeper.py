@@ -38,6 +38,7 @@ class Cells(BasicSweeper):
     def sweep(self, arguments: Words) -> Any:
         """Plans, runs what is missing in waves, and says how it ended. Raises Refused before anything runs, Unfinished
         when a cell failed."""
+        from engine import kin
         from engine.plan import described, listed, write
         from engine.planner import Planner
         from engine.words import main_process
@@ -46,6 +47,7 @@ class Cells(BasicSweeper):
         lines = cells(self.params, self.sets, arguments, self.hydra_context and self.hydra_context.config_loader)
         show, out = self.config.runtime.show, Path(self.config.runtime.out).expanduser()
         one_of("runtime.show", show, (*SHOWS, "plan", None))
+        together = self._together()
         if show in SHOWS:
             return self._all(lines)
         name = self.config.hydra.runtime.choices.get("table") or "sweep"
@@ -54,6 +56,8 @@ class Cells(BasicSweeper):
         planner = Planner(self._make, show == "plan")
         plan = planner.plan(lines)
         say(f"{name}: {described(plan)}" if plan else f"{name}: {len(planner.studies)} studies", flush=True)
+        if together > 1:
+            say(f"{name}: {kin.told(plan, together)}", flush=True)
         if show == "plan":
             say(listed(plan, out))
             if planner.missing is not None:
@@ -70,7 +74,18 @@ class Cells(BasicSweeper):
             command = shlex.join(["python", "run.py", *multirun, *arguments, *launcher])
             if main_process():
                 write(plan, name, command, out)
-            Sweep(self._launch, plan, out, bool(self.config.runtime.force), self._agreed).run(name, command)
+            force = bool(self.config.runtime.force)
+            Sweep(self._launch, plan, out, force, self._agreed, together).run(name, command)
+
+    def _together(self) -> int:
+        """At most so many runs at once in a process. Raises Refused."""
+        from engine import kin
+
+        assert self.config is not None
+        most = kin.most(self.config.runtime.together)
+        if most > 1:
+            kin.check_place(self.config.hydra.launcher, int(os.environ.get("WORLD_SIZE", "1")))
+        return most
 
     def _agreed(self, look: Callable[[], Any]) -> Any:
         """Of several processes that train one run, the first looks at the disk for all."""
