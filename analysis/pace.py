@@ -23,6 +23,7 @@ class Step:
     tokens: float  # of all inputs of a batch, padding included
     full: bool  # whether every weight trains (FT)
     short: bool  # 16 bits
+    vocabulary: int | None = None  # of a cut model; None: the whole one's
 
     @property
     def each(self) -> int:
@@ -35,7 +36,7 @@ class Step:
         said = _config(self.model)
         d = said.get("hidden_size", said.get("n_embd"))
         inner = said.get("intermediate_size", said.get("n_inner") or 4 * d)
-        words = d * said["vocab_size"] if "n_embd" in said else 0  # a decoder predicts one of them at each place
+        words = d * (self.vocabulary or said["vocab_size"]) if "n_embd" in said else 0  # a decoder predicts one of them at each place
         return self.each * self.tokens * (self.layers * (4 * d * d + 2 * d * inner) + words)
 
 

@@ -43,7 +43,8 @@ def _device(said: Mapping[str, Any]) -> Measured:
 def _step(row: Mapping[str, Any]) -> Step:
     known = _words(row)
     step = Step(known["model"], int(_positive(row["layers"])), _positive(row["batch"]) * _positive(row["length"]),
-                known["method"] == "ft", known["precision"] != "fp32")
+                known["method"] == "ft", known["precision"] != "fp32",
+                int(_positive(row["words"])) if "words" in row else None)
     assert step.operations  # KeyError for a model that conf/ does not have
     return step
 

@@ -20,16 +20,19 @@ from tasks.data import Source
 from tasks.glue import Glue
 
 LETTER, TITLE = "c", "An epoch, by how its batches are padded"
-TASKS, BATCH = ("rte", "cola"), 16
+TASKS, BATCH, MICRO = ("rte", "cola"), 16, 4
 LONG, SHORT = (512, 128), (64, 32)  # what is padded to; for a toy
 SAMPLE = {True: 1, False: 4}  # batches that are timed on a CPU: of one fixed length all are alike
 
 
-def ways_of(quick: bool) -> list[tuple[str, int, str, bool]]:
-    """Name, length that examples are cut to, order of engine/batches.py, whether all are padded to that length."""
+def ways_of(quick: bool) -> list[tuple[str, int, str, bool, int]]:
+    """Name, length that examples are cut to, order of engine/batches.py, whether all are padded to that length, and how
+    many examples are computed at once."""
     long, short = SHORT if quick else LONG
-    return [(f"to {long}", long, "shuffle", True), (f"to {short}", short, "shuffle", True),
-            ("by batch", long, "shuffle", False), ("by batch, grouped", long, "grouped", False)]
+    return [(f"to {long}", long, "shuffle", True, BATCH), (f"to {short}", short, "shuffle", True, BATCH),
+            ("by batch", long, "shuffle", False, BATCH),
+            (f"by batch, {MICRO} alike at once", long, "shuffle", False, MICRO),
+            ("by batch, grouped", long, "grouped", False, BATCH)]
 
 
 def run(bench: Bench) -> list[Table]:
@@ -70,13 +73,15 @@ def _split(task: str, bench: Bench, tokenizer: object, length: int) -> Split:
 def _task(bench: Bench, task: str, splits: dict[int, Split], made: ways.Way) -> list[Cells]:
     calls: list[Callable[[], object]] = []
     lines: list[Cells] = []
-    for name, length, batching, fixed in ways_of(bench.quick):
+    for name, length, batching, fixed, micro in ways_of(bench.quick):
         split = splits[length]
         plan = batches.order(split.lengths, BATCH, batching, generator(0, "order"))
         picked = plan if bench.cuda and not bench.quick else sample(plan, split.lengths, SAMPLE[fixed])
-        ready = [padded(split.batch(indices), length if fixed else 0, bench.device) for indices in picked]
+        ready = [[padded(split.batch(part), length if fixed else 0, bench.device)
+                  for part in alike(indices, split.lengths, micro)] for indices in picked]
         calls.append(partial(_steps, made, ready))
-        cells = sum(len(indices) * (length if fixed else max(split.lengths[i] for i in indices)) for indices in plan)
+        cells = sum(len(part) * (length if fixed else max(split.lengths[i] for i in part))
+                    for indices in plan for part in alike(indices, split.lengths, micro))
         lines.append({"task": task, "examples": len(split), "padded": name, "batches": len(plan), "timed": len(picked),
                       "real_share": sum(split.lengths) / cells})
     taken = bench.measure(task, calls, warmup=0)
@@ -84,6 +89,14 @@ def _task(bench: Bench, task: str, splits: dict[int, Split], made: ways.Way) -> 
               for line, times in zip(lines, taken, strict=True)]
     return [line | spread(times, "s", 1000) | ratio(epochs[0], times)
             for line, times in zip(lines, epochs, strict=True)]
+
+
+def alike(indices: Sequence[int], lengths: Sequence[int], size: int) -> list[Sequence[int]]:
+    """A batch in parts of similar length, as engine/train.py takes micro-batches; whole where it is no larger."""
+    if size >= len(indices):
+        return [indices]
+    ordered = sorted(indices, key=lambda i: lengths[i])
+    return [ordered[start:start + size] for start in range(0, len(ordered), size)]
 
 
 def sample(plan: Sequence[Sequence[int]], lengths: Sequence[int], count: int) -> list[Sequence[int]]:
@@ -110,6 +123,10 @@ def agree(made: ways.Way, split: Split, device: torch.device) -> None:
     made.model.train()
 
 
-def _steps(made: ways.Way, ready: Sequence[Batch]) -> None:
-    for batch in ready:
-        made.step(batch)
+def _steps(made: ways.Way, ready: Sequence[Sequence[Batch]]) -> None:
+    for parts in ready:
+        count = sum(len(part["labels"]) for part in parts)
+        for part in parts:
+            (made.loss(part) * (len(part["labels"]) / count)).backward()
+        made.optimiser.step()
+        made.optimiser.zero_grad()
