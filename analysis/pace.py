@@ -36,7 +36,8 @@ class Step:
         said = _config(self.model)
         d = said.get("hidden_size", said.get("n_embd"))
         inner = said.get("intermediate_size", said.get("n_inner") or 4 * d)
-        words = d * (self.vocabulary or said["vocab_size"]) if "n_embd" in said else 0  # a decoder predicts one of them at each place
+        vocabulary = self.vocabulary or said["vocab_size"]
+        words = d * vocabulary if "n_embd" in said else 0  # a decoder predicts one of them at each place
         return self.each * self.tokens * (self.layers * (4 * d * d + 2 * d * inner) + words)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from engine.resolve import Base
     from engine.training import Run
 
 T = TypeVar("T")
@@ -18,6 +19,14 @@ class Wanted:
 
     asked: Any  # member.Asked
     run: Run
+
+
+@dataclass
+class Shared:
+    """What cells that train at once have in common, from the first of them that gets so far."""
+
+    base: Base | None = None  # the data's rows, read and checked once
+    model: Any = None  # whose frozen weights all use
 
 
 Steps = Generator[Wanted | None, Any, T]  # asks for its training, and is sent what fit() made of it

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from engine import hold, kin, record
-from engine.at_once import Steps, fit
+from engine.at_once import Shared, Steps, fit
 from engine.contract import Stopped, generator
 from engine.processes import first
-from engine.resolve import Cell, Resolved, resolve
+from engine.resolve import Base, Cell, Resolved, resolve
 from engine.stop import Stop
 from engine.training import Built, Run, attempt, check_trained, still_ours, trained
 from engine.words import counted, main_process, summary, two
@@ -37,9 +37,9 @@ def run(cell: Cell, report: Report) -> Path:
 def run_all(cells: Sequence[Cell], reports: Sequence[Report]) -> list[Path | Exception]:
     """Runs cells of one kin (engine/kin.py), which train at once; for each the path of its record, or what run() would
     raise. Raises Stopped."""
-    bases: list[Any] = []
+    shared = Shared()
     stop, names = Stop(), kin.names([cell.settings for cell in cells])
-    steps = {place: _steps(cell, report, name, bases, Stop(over=stop))
+    steps = {place: _steps(cell, report, name, shared, Stop(over=stop))
              for place, (cell, report, name) in enumerate(zip(cells, reports, names, strict=True))}
     ends: dict[int, Path | Exception] = {}
     try:
@@ -80,10 +80,11 @@ def _on(steps: Mapping[int, Steps[Path]], sent: Mapping[int, Any],
     return asked
 
 
-def _steps(cell: Cell, report: Report, name: str, bases: list[Any], stop: Stop) -> Steps[Path]:
+def _steps(cell: Cell, report: Report, name: str, shared: Shared, stop: Stop) -> Steps[Path]:
     """A cell from its settings to its record. Stands still for its training, which several do at once, and once more
-    when its weights are kept. bases: the model of the first of them, with which the others share what is frozen."""
-    at = resolve(cell)
+    when its weights are kept."""
+    at = resolve(cell, shared.base)
+    shared.base = Base(at.raw, at.folder, at.revision)
     say = print if main_process() else lambda *_: None
     title = f"{cell.title} · scale {at.settings['scale']['name']} · {at.raw.kind} data"
     title = f"[{place}] {title}" if (place := cell.settings["runtime"]["place"]) else title
@@ -91,7 +92,7 @@ def _steps(cell: Cell, report: Report, name: str, bases: list[Any], stop: Stop) 
         hold.tidy(cell.out, at.path)
         return at.path
     check_trained(cell, at)
-    built = _built(cell, at, bases)  # before the claim: it refuses what is wrong with the weights
+    built = _built(cell, at, shared)  # before the claim: it refuses what is wrong with the weights
     with hold.claimed(cell.out, at.path, at.device) as held, ExitStack() as until:
         stop.lost = lambda: held.lost
         if not _there(cell, at, title, say):  # now that nobody else can be about to write it
@@ -112,7 +113,7 @@ def _there(cell: Cell, at: Resolved, title: str, say: Callable[[str], None]) -> 
     return True
 
 
-def _built(cell: Cell, at: Resolved, bases: list[Any]) -> Built:
+def _built(cell: Cell, at: Resolved, shared: Shared) -> Built:
     """The base model with the method in it, where it starts. Raises Refused."""
     from engine import device as devices  # only now what takes seconds to import: the cell can run, and is not done yet
     from engine import models, weights
@@ -126,9 +127,9 @@ def _built(cell: Cell, at: Resolved, bases: list[Any]) -> Built:
     special = backbone.special(cell.method.tokens)
     cell.method.apply(backbone, generator(seed, "adapter"))
     begun = f", started from {weights.load(backbone, at.parent.weights, keep_output=True)}" if at.parent.weights else ""
-    if bases:
-        share(bases[0], backbone.model)
-    bases.append(backbone.model)
+    if shared.model is None:
+        shared.model = backbone.model
+    share(shared.model, backbone.model)
     return Built(backbone, special, recipe, about, begun)
 
 

@@ -87,12 +87,13 @@ class Resolved(Base, Identity):
     device: Any
 
 
-def resolve(cell: Cell) -> Resolved:
-    """Finds and checks all that the cell needs. Raises Refused; writes nothing."""
+def resolve(cell: Cell, base: Base | None = None) -> Resolved:
+    """Finds and checks all that the cell needs. base: what it stands on, where that is known. Raises Refused; writes
+    nothing."""
     out = cell.out
     check_model(cell)
     start.find(cell.settings, out, None)  # before anything is looked up or downloaded
-    base = ground(cell)
+    base = base or ground(cell)
     parent = start.find(cell.settings, out, base.revision)
     if parent.revision not in (None, base.revision):
         raise Refused(f"init_from={cell.settings['init_from']}: run {parent.identity} had other base weights\n"
