@@ -76,7 +76,7 @@ def test_padding_is_timed_on_real_examples_by_the_batches_of_training(tmp_path: 
     for line in lines:
         assert (line["examples"], line["batches"]) == (24, 2) and 0 < line["real_share"] <= 1
     assert lines[0]["real_share"] == pytest.approx(lines[1]["real_share"] / 2)  # twice the columns, as many tokens
-    assert lines[3]["real_share"] > lines[2]["real_share"] > lines[1]["real_share"]
+    assert lines[3]["real_share"] >= lines[2]["real_share"] > lines[1]["real_share"]
 
 
 def test_a_sample_of_batches_stands_for_all_of_them() -> None:
