@@ -52,6 +52,13 @@ def fit(wanted: Sequence[Wanted]) -> Sequence[Any]:
 
         size = min(built.recipe.batch, runtime["micro_batch"] or built.recipe.batch)
         most = memory.fitting(cell, size, max(splits.train.lengths), run.at.device)
-        if most < len(wanted):
+        if most is not None and most < len(wanted):
             run.say(f"memory for {most} of them at once")
-    return train.fit([each.asked for each in wanted], cell.task, splits, run.at.device, runtime["micro_batch"], most)
+    asked, rest = [each.asked for each in wanted], (cell.task, splits, run.at.device, runtime["micro_batch"])
+    try:
+        return train.fit(asked, *rest, most)
+    except NotImplementedError as why:
+        if not asked[1:]:
+            raise
+        run.say(f"note: one by one: {why}")
+        return [made for each in asked for made in train.fit([each], *rest)]

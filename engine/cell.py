@@ -96,8 +96,9 @@ def _steps(cell: Cell, report: Report, name: str, shared: Shared, stop: Stop) ->
     with hold.claimed(cell.out, at.path, at.device) as held, ExitStack() as until:
         stop.lost = lambda: held.lost
         if not _there(cell, at, title, say):  # now that nobody else can be about to write it
-            say(title + built.begun)
-            yield from _run(Run(cell, at, built, report, say, held, stop, until, name))
+            say(name + title + built.begun)
+            yield from _run(Run(cell, at, built, report, say, held, stop, until, name,
+                                shared.model is built.backbone.model))
     return at.path
 
 
@@ -139,7 +140,8 @@ def _run(run: Run) -> Steps[None]:
 
     cell, at, say, stop, backbone = run.cell, run.at, run.say, run.stop, run.built.backbone
     about, counts = dict(run.built.about), models.footprint(backbone)
-    say(f"{counted(counts.trainable, counts.head, counts.total)}\n{about['device']}, {run.built.recipe.precision}")
+    if run.leads:
+        say(f"{counted(counts.trainable, counts.head, counts.total)}\n{about['device']}, {run.built.recipe.precision}")
     made = yield from trained(run)
     yield None
     about["started"] = made.started or about["started"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,14 +9,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from engine import batches, health
 from engine.backbone import Backbone
 from engine.checkpoint import Checkpoints
-from engine.contract import Refused, Splits, Stopped, Task, generator
+from engine.contract import Splits, Stopped, Task, generator
+from engine.optimiser import adamw, warm_up
 from engine.predict import Of
 from engine.progress import Progress
 from engine.resume import Guard
@@ -64,8 +63,8 @@ class Member:
             torch.manual_seed(seed)  # the one place that sets global random state
         self.order = generator(asked.seed, "order")
         self.zeros = health.zeros(self.model)
-        self.optimiser = accelerator.prepare(_optimiser(self.model, recipe))
-        warm = _warm(recipe, self.steps)
+        self.optimiser = accelerator.prepare(adamw(self.model, recipe))
+        warm = warm_up(recipe, self.steps)
         self.moves = min(warm + 10, self.steps)  # the step by which every trained weight must have moved
         self.scheduler = get_scheduler(recipe.schedule, self.optimiser.optimizer, warm, self.steps)
         code = asked.checkpoints.code if asked.checkpoints else None
@@ -104,6 +103,18 @@ class Member:
         self.order.set_state(self.at.order)
         recipe = self.asked.recipe
         return batches.order(lengths, recipe.batch, recipe.batching, self.order)[self.at.done:]
+
+    def mark(self) -> None:
+        """A step begins: what undo() puts back."""
+        if self.dropout is not None:
+            self._mark = self.at.step, self.dropout.get_state(), self.at.total.clone()
+
+    def undo(self) -> None:
+        """The step that was begun did not come to its end, for lack of memory: nothing of it stays."""
+        self.optimiser.zero_grad()
+        if self.dropout is not None and self._mark[0] == self.at.step:
+            self.dropout.set_state(self._mark[1])
+            self.at.total.copy_(self._mark[2])
 
     def step(self, tokens: int) -> None:
         """Goes down its gradient, with its own clipping and learning rate. Raises as health does."""
@@ -160,6 +171,8 @@ def each(members: Sequence[Member], act: Callable[..., None], given: Sequence[An
     Raises Stopped when all have had their turn; a signal within an evaluation and a lack of memory concern all."""
     stopped = None
     for place, member in enumerate(members):
+        if member.error:
+            continue
         try:
             act(member, given[place]) if given is not None else act(member)
         except Stopped as stop:
@@ -174,22 +187,9 @@ def each(members: Sequence[Member], act: Callable[..., None], given: Sequence[An
         raise stopped
 
 
-def check_warmup(recipe: Recipe, steps: int) -> None:
-    """Refuses a run that would do nothing but warm up."""
-    if _warm(recipe, steps) >= steps:
-        raise Refused(f"warmup={recipe.warmup}: all {steps} steps of this run are warm-up, so it would learn nothing; "
-                      "set a smaller batch, more epochs or warmup=0")
-
-
-def _warm(recipe: Recipe, steps: int) -> int:
-    return math.ceil(steps * recipe.warmup) if recipe.warmup < 1 else int(recipe.warmup)
-
-
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over what trains. decay_on=matrices leaves biases and LayerNorms undecayed, as the official Trainer."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trainable if recipe.decay_on == "all" or p.ndim > 1]
-    others = [p for p in trainable if recipe.decay_on != "all" and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    betas = (recipe.betas[0], recipe.betas[1])
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=betas, eps=recipe.eps, fused=True)
+def begun(asked: Asked, accelerator: Accelerator, epoch_steps: int, several: bool) -> Member | Exception:
+    """The run where it goes on, or why it cannot: the others can all the same."""
+    try:
+        return Member(asked, accelerator, epoch_steps, several)
+    except Exception as error:
+        return error

@@ -42,15 +42,19 @@ def expected(backbone: Backbone, examples: int, tokens: int) -> Memory:
                   _saved(backbone, examples, tokens))
 
 
-def fitting(cell: Cell, examples: int, tokens: int, device: torch.device) -> int:
+def fitting(cell: Cell, examples: int, tokens: int, device: torch.device) -> int | None:
     """How many runs of the cell's kind can train at once on what the device has free now: each needs its own gradients,
-    optimiser and activations of steps on examples of so many tokens; the weights are there already. At least one."""
+    optimiser and activations of steps on examples of so many tokens; the weights are there already. At least one; None
+    where the model's activations cannot be foreseen."""
     from engine import models
 
     special = sum(cell.method.tokens)
     backbone = models.shape(cell.model, cell.task.outputs, None, special)
     cell.method.apply(backbone, generator(0, "adapter"))
-    needed = expected(backbone, examples, tokens)
+    try:
+        needed = expected(backbone, examples, tokens)
+    except RuntimeError:  # its masks are of another shape
+        return None
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(1, int(SHARE * free / (needed.sum - needed.weights)))
 

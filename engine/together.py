@@ -77,7 +77,7 @@ class Together(TorchFunctionMode):
             return done(self, *args, **(kwargs or {}))
         given = [*args, *(kwargs or {}).values()]
         given += [each for some in given if isinstance(some, (list, tuple)) for each in some]
-        if any(id(each) in self._own for each in given) and func.__name__ != "__get__":
+        if any(id(each) in self._own for each in given) and not _asks(func):
             raise NotImplementedError(f"{func.__name__} of a trained parameter is not known for several runs at once")
         return func(*args, **(kwargs or {}))
 
@@ -94,9 +94,8 @@ class Together(TorchFunctionMode):
 
     def _apart(self, x: torch.Tensor) -> torch.Tensor:
         """(rows, …, d) or (rows x columns, d) as (runs, what each has, d)."""
-        if x.numel() // x.shape[-1] not in (self.rows, self.rows * self.columns):
-            raise NotImplementedError(f"a tensor of shape {tuple(x.shape)} meets a trained parameter, and is not of "
-                                      f"the {self.rows} examples: these runs cannot train together")
+        if x.shape[0] != self.rows and not (x.ndim == 2 and x.shape[0] == self.rows * self.columns):
+            raise NotImplementedError(f"{tuple(x.shape)} meets a trained parameter, and is not of {self.rows} examples")
         return x.reshape(self.runs, -1, x.shape[-1])
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -137,8 +136,7 @@ class Together(TorchFunctionMode):
         if own is None:
             return F.embedding(index, rows, *rest, **named)
         if index.shape[0] != self.rows:
-            raise NotImplementedError("an embedding trains that is not looked up for each example: these runs cannot "
-                                      "train together")
+            raise NotImplementedError("an embedding trains that is not looked up for each example by itself")
         first = torch.arange(self.runs, device=index.device)[:, None] * own.shape[1]
         return F.embedding(index.view(self.runs, -1) + first, own.flatten(0, 1)).view(*index.shape, -1)
 
@@ -180,6 +178,12 @@ OPERATIONS: dict[Any, Callable[..., torch.Tensor]] = {
     F.linear: Together.linear, torch.addmm: Together.addmm, F.layer_norm: Together.layer_norm,
     F.embedding: Together.embedding, F.dropout: Together.dropout,
     F.scaled_dot_product_attention: Together.attention}
+
+
+def _asks(func: Callable[..., Any]) -> bool:
+    """Whether it only asks for what all runs' parameters have alike: not w.T or w.data."""
+    name = getattr(getattr(func, "__self__", None), "__name__", "")
+    return func.__name__ == "__get__" and (name in ("dtype", "device", "ndim", "requires_grad") or name[:3] == "is_")
 
 
 def _padded(parameter: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

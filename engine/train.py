@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from engine import batches, frozen, health
 from engine.contract import Batch, Numbers, Split, Splits, Task
 from engine.device import accelerated, highest, move, peak_bytes
-from engine.member import Asked, Member, check_warmup, each
+from engine.member import Asked, Member, begun, each
 from engine.predict import Predictor
 from engine.stop import Signalled
 from engine.together import Part, Together, parts, share
@@ -60,9 +60,9 @@ def fit(runs: Sequence[Asked], task: Task, splits: Splits, device: torch.device,
         most: int | None = None) -> list[Fitted | Exception]:
     """Trains of each run what has requires_grad, judges it on the validation sets after every epoch, keeps the best and
     the last. Several runs train at once, and each comes to what it would have come to alone, up to rounding: its own
-    data order, dropout, schedule, clipping, best epoch. What goes wrong with one takes it out; its exception is given
-    for it: FloatingPointError when a loss is not finite, RuntimeError when a weight stays at zero, Elsewhere when it
-    lost the cell.
+    data order, dropout, schedule, clipping, best epoch. What goes wrong with one takes it out, and is given for it:
+    FloatingPointError for a loss that is not finite, RuntimeError for a weight that stays at zero, Elsewhere when it
+    lost the cell, Refused when it would do nothing but warm up.
 
     micro: most examples of a run on a device at once. most: runs at once; halved when the device lacks the memory.
     Raises Stopped when a signal asked, all being saved.
@@ -70,31 +70,30 @@ def fit(runs: Sequence[Asked], task: Task, splits: Splits, device: torch.device,
     host, recipe = runs[0].backbone.model, runs[0].recipe
     accelerator = accelerated(device, recipe.precision)
     steps = math.ceil(len(splits.train) / recipe.batch)
-    for run in runs:
-        check_warmup(run.recipe, recipe.epochs * steps)
     model = accelerator.prepare(host)
     for run in runs[1:]:
         share(host, run.backbone.model)  # what is frozen is there once, wherever it was moved to
         run.backbone.model.to(device)  # type: ignore[arg-type]
-    members = [Member(run, accelerator, steps, several=len(runs) > 1) for run in runs]
+    made = [begun(run, accelerator, steps, several=len(runs) > 1) for run in runs]
+    members = [member for member in made if isinstance(member, Member)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with frozen.held(nn.ModuleList([member.model for member in members]), recipe.precision):
-        while going := [member for member in members if member.going]:
-            group = [member for member in going if member.place == going[0].place][:most]
-            try:
-                _train(group, len(runs) > 1, host, model, accelerator, task, splits, micro)
-            except torch.OutOfMemoryError:
-                if not group[1:]:
-                    raise
-                most = len(group) // 2
-                group[0].say(f"note: too little memory for {len(group)} runs at once; {most} at once go on")
-                for member in group:
-                    member.optimiser.zero_grad()
-                torch.cuda.empty_cache()
-    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # accelerate's, for another fit()
-        vars(host).pop(name, None)
-    return [member.error or _fitted(member, device) for member in members]
+    try:
+        with frozen.held(nn.ModuleList([run.backbone.model for run in runs]), recipe.precision):
+            while going := [member for member in members if member.going]:
+                group = [member for member in going if member.place == going[0].place][:most]
+                try:
+                    _train(group, len(runs) > 1, host, model, accelerator, task, splits, micro)
+                except torch.OutOfMemoryError as error:
+                    most, group[0].error = max(1, len(group) // 2), None if group[1:] else error
+                    group[0].say(f"note: too little memory for {len(group)} at once; then {most} at once")
+                    for member in group:
+                        member.undo()
+                    torch.cuda.empty_cache()
+    finally:
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # accelerate's, for another fit()
+            vars(host).pop(name, None)
+    return [run if isinstance(run, Exception) else run.error or _fitted(run, device) for run in made]
 
 
 def _train(members: Sequence[Member], several: bool, host: nn.Module, model: nn.Module, accelerator: Accelerator,
@@ -118,6 +117,7 @@ def _train(members: Sequence[Member], several: bool, host: nn.Module, model: nn.
                 work = zip(*orders, strict=True)  # a global batch of each run
                 ready = batches.ahead(work, parts_of) if device.type == "cuda" else map(parts_of, work)
                 for examples, made in ready:
+                    each(members, Member.mark)
                     for number, (batch, shares, own) in enumerate(made):
                         batch, shares = move(batch, device), shares.to(device, non_blocking=True)
                         with contextlib.nullcontext() if number == len(made) - 1 else accelerator.no_sync(model):

@@ -55,7 +55,8 @@ class Run:
     held: hold.Held
     stop: Stop
     until: ExitStack  # what is held until the record is there
-    name: str  # what the lines of its epochs begin with, where several train at once
+    name: str  # what its lines begin with, where several train at once
+    leads: bool  # the first of them, which says what is true of all
 
 
 def trained(run: Run) -> Steps[Trained]:

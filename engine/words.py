@@ -41,9 +41,10 @@ def summary(done: Record) -> str:
     else:
         lines.append(f"{done.metric} {two(done.value)} in points of 100, {best} (last "
                      f"{two(outcome['last'][done.metric])}){f'; {others}' if others else ''}")
+    several = outcome.get("together", 1)
     before = "trained before, in " if outcome.get("trained", {}).get("started", done.started) != done.started else ""
     lines.append(f"{counted(counts['trainable'], counts['head'], counts['total'])}; {before}{outcome['seconds']:.0f} s"
-                 + (f" for {several} runs at once" if (several := outcome.get("together", 1)) > 1 else "")
-                 + f", {outcome['tokens_per_second']:,.0f} tokens/s"
+                 + (f" for {several} runs at once" if several > 1 else "")
+                 + f", {outcome['tokens_per_second']:,.0f} tokens/s" + (" each" if several > 1 else "")
                  + (f"; decoding {outcome['decoded']['seconds']:.0f} s" if "decoded" in outcome else ""))
     return "\n".join(lines)

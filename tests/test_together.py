@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from accelerate import Accelerator
 from test_completions import PAIRS, tokenizer  # noqa: F401  (a fixture)
 from test_completions import base as decoder
 from test_completions import task as texts
@@ -20,8 +21,8 @@ from torch import nn
 from engine import train
 from engine.backbone import Backbone
 from engine.checkpoint import Checkpoints
-from engine.contract import Batch, Elsewhere, Method, Numbers, Predict, Split, Splits, Stopped, generator
-from engine.member import Asked
+from engine.contract import Batch, Elsewhere, Method, Numbers, Predict, Refused, Split, Splits, Stopped, generator
+from engine.member import Asked, Member
 from engine.stop import Stop
 from engine.together import Together, share
 from engine.train import Fitted
@@ -255,9 +256,37 @@ def test_too_little_memory_halves_them(capsys: pytest.CaptureFixture[str]) -> No
     at_once = fitted(train.fit(asked(method, (0, 1, 2, 3)), Small(), rows, tiny.CPU, None))
     alike(at_once, alone(asked(method, (0, 1, 2, 3)), rows)[0])
     assert [one.outcome.together for one in at_once] == [2, 2, 2, 2]
-    assert "too little memory for 4 runs at once; 2 at once go on" in capsys.readouterr().err
-    with pytest.raises(torch.OutOfMemoryError):
-        train.fit(asked(method, (0,), batch=32), Small(), rows, tiny.CPU, None)
+    assert "too little memory for 4 at once; then 2 at once" in capsys.readouterr().err
+    assert isinstance(train.fit(asked(method, (0,), batch=32), Small(), rows, tiny.CPU, None)[0],
+                      torch.OutOfMemoryError)
+
+
+@pytest.mark.parametrize("where", ["backward", "step"])
+def test_nothing_stays_of_a_step_that_lacked_memory(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a later micro-batch, all having drawn; or when the first run's optimiser had its turn."""
+    method, rows, looks = METHODS["lora"], splits(METHODS["lora"]), [0]
+    owner, name = (Accelerator, "backward") if where == "backward" else (Member, "step")
+    real = getattr(owner, name)
+
+    def fails(*given: Any, **more: Any) -> Any:
+        looks[0] += 1
+        if looks[0] == 8:
+            raise torch.OutOfMemoryError("no")
+        return real(*given, **more)
+
+    monkeypatch.setattr(owner, name, fails)
+    at_once = fitted(train.fit(asked(method), Judged(), rows, tiny.CPU, 3))
+    monkeypatch.setattr(owner, name, real)
+    alike(at_once, alone(asked(method), rows, micro=3)[0])
+    assert looks[0] > 8
+
+
+def test_what_cannot_begin_leaves_the_others() -> None:
+    method, rows = METHODS["lora"], splits(METHODS["lora"])
+    runs = asked(method, each=[{"warmup": 99}, {}, {}])
+    refused, *others = train.fit(runs, Judged(), rows, tiny.CPU, None)
+    assert isinstance(refused, Refused) and "warmup=99" in str(refused)
+    alike(fitted(others), apiece()[1:])
 
 
 def test_at_most_so_many_at_once() -> None:
@@ -363,12 +392,13 @@ def test_the_global_random_state_is_left_alone() -> None:
 def test_what_has_no_batch_axis_is_refused_and_not_computed_wrongly(name: str) -> None:
     """DeBERTa's relative positions; an embedding that is looked up once for all examples."""
     runs = asked(METHODS[name], kind="deberta")
-    with pytest.raises(NotImplementedError, match="several runs|cannot train together"):
+    with pytest.raises(NotImplementedError, match="several runs|trained parameter|embedding"):
         train.fit(runs, Judged(), splits(METHODS[name], "deberta"), tiny.CPU, None)
 
 
 ODD = {"mul": lambda x, weight: x * weight, "cat": lambda x, weight: torch.cat([x[0], weight]),
-       "matmul": lambda x, weight: torch.matmul(x, other=weight)}
+       "matmul": lambda x, weight: torch.matmul(x, other=weight),
+       "__get__": lambda x, weight: x @ weight.T}
 
 
 @pytest.mark.parametrize("name", ODD)
