@@ -86,7 +86,7 @@ def fit(runs: Sequence[Asked], task: Task, splits: Splits, device: torch.device,
                     _train(group, len(runs) > 1, host, model, accelerator, task, splits, micro)
                 except torch.OutOfMemoryError as error:
                     most, group[0].error = max(1, len(group) // 2), None if group[1:] else error
-                    group[0].say(f"note: too little memory for {len(group)} at once; then {most} at once")
+                    group[0].say(f"note: too little memory for {len(group)} at once")
                     for member in group:
                         member.undo()
                     torch.cuda.empty_cache()

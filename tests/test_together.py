@@ -256,7 +256,7 @@ def test_too_little_memory_halves_them(capsys: pytest.CaptureFixture[str]) -> No
     at_once = fitted(train.fit(asked(method, (0, 1, 2, 3)), Small(), rows, tiny.CPU, None))
     alike(at_once, alone(asked(method, (0, 1, 2, 3)), rows)[0])
     assert [one.outcome.together for one in at_once] == [2, 2, 2, 2]
-    assert "too little memory for 4 at once; then 2 at once" in capsys.readouterr().err
+    assert "too little memory for 4 at once" in capsys.readouterr().err
     assert isinstance(train.fit(asked(method, (0,), batch=32), Small(), rows, tiny.CPU, None)[0],
                       torch.OutOfMemoryError)
 
