@@ -65,8 +65,8 @@ class Training:
 
     @property
     def joins(self) -> bool:
-        """Whether they can train on one base: FT has no frozen base to share."""
-        return self.method != "ft" and self.runs > 1
+        """Whether they can train on one base: FT has none that is frozen, DeBERTa's relative positions are one run's."""
+        return self.method != "ft" and not self.model.startswith("deberta") and self.runs > 1
 
     def step(self, tokens: float) -> Step:
         """Its step with that many tokens an example."""

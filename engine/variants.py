@@ -74,8 +74,8 @@ def sharing(backbone: Backbone) -> Backbone:
 
 
 def adapted(base: Backbone, variant: Any, seed: int) -> nn.Module:
-    """The model as the variant runs it. Of merged LoRA only the base's modules are left (Section 4.1). Its B is zero at
-    the start, so merging leaves the shared weights what they were; the values make no difference to the time."""
+    """The model as the variant runs it. Of merged LoRA only the base's modules are left (Section 4.1). What it
+    has merged is its own; all else is shared."""
     if variant.method is None:
         return base.model
     made = sharing(base)

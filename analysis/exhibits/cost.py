@@ -32,7 +32,8 @@ Training alone, of every table of `conf/table`: judging and decoding are not in 
   the cell's own); epochs, batch and precision stay the cell's own.
 - **hours in turn**: one run after the other. **hours at once**: the seeds of a cell in one step (`runtime.together`).
   Their batches stand beside each other and are padded to the longest of all, which costs more the more there are; FT
-  has no frozen base to share and stays in turn. **hours official**: in turn, padded so.
+  has no frozen base to share and DeBERTa's attention no room for several: they stay in turn. **hours official**: in
+  turn, padded so.
 - Lengths and how batches pad follow from the quantiles of each task's lengths in `conf/table/tasks.csv`, with MiniLM's
   tokenizer (other tokenizers differ by some percent); the last table has them.
 - The hours in the heads of `conf/table/*.yaml` are a lower bound: the same rule, without padding and special tokens."""
