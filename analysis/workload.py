@@ -65,7 +65,7 @@ class Training:
 
     @property
     def joins(self) -> bool:
-        """Whether they can train on one base: FT has none that is frozen, DeBERTa's relative positions are one run's."""
+        """Whether they can train on one base: FT has none that is frozen, DeBERTa's positions are one run's."""
         return self.method != "ft" and not self.model.startswith("deberta") and self.runs > 1
 
     def step(self, tokens: float) -> Step:

@@ -186,8 +186,8 @@ def test_variants_share_the_weights_and_leave_the_base_as_it_was(base: Backbone)
     for variant in study("task.ranks=[4]").variants(2, 8):
         model = variants.adapted(base, variant, 0)
         new = [p for p in model.parameters() if p.data_ptr() not in own]
-        count = {"none": 0, "lora-merged": 2 * 32 * 96, "lora": 2 * 2 * 2 * 4 * 32, "adapter-h": 2 * 2 * (2 * 32 * 4 + 4 + 32),
-                 "adapter-l": 2 * (2 * 32 * 4 + 4 + 3 * 32)}[variant.name]
+        count = {"none": 0, "lora-merged": 2 * 32 * 96, "lora": 2 * 2 * 2 * 4 * 32,
+                 "adapter-h": 2 * 2 * (2 * 32 * 4 + 4 + 32), "adapter-l": 2 * (2 * 32 * 4 + 4 + 3 * 32)}[variant.name]
         assert sum(p.numel() for p in new) == count, variant.name
         assert len(own - {p.data_ptr() for p in model.parameters()}) == 2 * (variant.name == "lora-merged")
         assert not model.training
