@@ -46,10 +46,11 @@ def _measure(said: argparse.Namespace) -> None:
     if said.data is not None and not said.data.is_dir():
         raise Refused(f"--data {said.data}: no such folder")
     from benchmarks import measured, written  # only now what takes seconds to import
+    from benchmarks.bench import Bench
     from engine import device as devices
 
     device, _ = devices.pick(said.device or "auto", "fp32")
-    bench = measured.Bench(device, said.rounds or (1 if said.quick else ROUNDS[device.type]), said.quick, said.data)
+    bench = Bench(device, said.rounds or (1 if said.quick else ROUNDS[device.type]), said.quick, said.data)
     machine, kept = written.begin(said.results, bench)
     began = time.perf_counter()
     for name in said.row or ROWS:

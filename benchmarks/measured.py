@@ -12,7 +12,6 @@ from engine import models
 from engine.contract import Refused
 from engine.record import plain
 
-__all__ = ["Bench", "part"]
 DIGITS = 5  # significant
 
 

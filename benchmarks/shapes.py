@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
 
 import torch
-import yaml
 
+from analysis.declared import declared
 from engine import configs, models, variants
 from engine.backbone import Backbone
 from engine.contract import Batch, generator
-from engine.hub import ROOT
 from engine.spec import ModelSpec
 
 DECODERS = ("gpt2-medium",)
@@ -25,14 +23,9 @@ DROPOUT = 0.1  # as in training
 
 def spec(name: str) -> ModelSpec:
     """A file of conf/model, its roles put in."""
-    said = _yaml(f"{name}.yaml")
-    kind = next(entry["roles"] for entry in said.pop("defaults") if isinstance(entry, dict))
-    return ModelSpec(**said, roles=_yaml(f"roles/{kind}.yaml"))
-
-
-def _yaml(name: str) -> dict[str, Any]:
-    made: dict[str, Any] = yaml.safe_load((ROOT / "conf" / "model" / name).read_text(encoding="utf-8"))
-    return made
+    said = declared("model", name)
+    assert said is not None
+    return ModelSpec(**said)
 
 
 def layers(name: str, cuda: bool, quick: bool) -> int:

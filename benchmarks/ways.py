@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.bench import CannotRun
+from engine import frozen
 from engine.backbone import Backbone
 from engine.contract import Batch, generator
 from lora.layer import LoRALinear
@@ -53,14 +54,8 @@ class Way:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """What engine/train.py does around a run's steps."""
-        with _held(self.model, self.precision) if self.name == "ours" else contextlib.nullcontext():
+        with frozen.held(self.model, self.precision) if self.name == "ours" else contextlib.nullcontext():
             yield
-
-
-def _held(model: nn.Module, precision: str) -> Any:
-    if importlib.util.find_spec("engine.frozen") is None:
-        return contextlib.nullcontext()
-    return importlib.import_module("engine.frozen").held(model, precision)
 
 
 def way(name: str, method: str, backbone: Backbone, precision: str) -> Way:
