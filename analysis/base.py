@@ -87,13 +87,13 @@ def of(record: Record) -> Base:
     model = record.settings["model"]
     named = os.environ.get("LORA_BASE", "")
     for folder in map(Path, filter(None, named.split(os.pathsep))):
-        if folder.is_dir() and record.model_revision in (folder.name, _revision(folder, None, None)):
+        if folder.is_dir() and record.model_revision in (
+                folder.name, _revision(folder, None, model["sha256"], others=True)):
             return _opened(folder)
     if model["path"] == "folder":
         raise Refused(f"the base weights of {record.digest} came from a folder; LORA_BASE=DIR says where it is now")
     folder = _found(model["name"], model["path"], model["revision"], model.get("package"))
-    sha256 = model["sha256"] if model["path"] == model.get("package") else None
-    revision = _revision(folder, model["revision"], sha256)
+    revision = _revision(folder, model["revision"], model["sha256"])
     if None not in (revision, record.model_revision) and revision != record.model_revision:
         raise Refused(f"{record.digest} was trained on other weights of {model['name']} than those in {folder.name}\n"
                       "LORA_BASE=DIR names the folder that has them")
@@ -117,10 +117,10 @@ def _found(name: str, path: str, revision: str | None, package: str | None) -> P
 
 
 @lru_cache
-def _revision(folder: Path, revision: str | None, sha256: str | None) -> str | None:
+def _revision(folder: Path, revision: str | None, sha256: str | None, others: bool = False) -> str | None:
     """What identifies the weights of a folder; None: it would take too long to say."""
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return hub.revision_of(folder, revision, sha256) if size <= HASHED or folder.name == revision else None
+    return hub.revision_of(folder, revision, sha256, others) if size <= HASHED or folder.name == revision else None
 
 
 def spectrum(W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

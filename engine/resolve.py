@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import hub, record, start
+from engine import hub, record, start, store
 from engine.contract import Method, Origin, Refused, number, one_of
 from engine.spec import Decode, ModelSpec, Recipe
 
@@ -121,14 +121,14 @@ def ground(cell: Cell) -> Base:
     assert cell.model.path is not None  # check_model
     folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)
     raw = cell.task.load(origin)
-    packaged = cell.model.path == cell.model.package
-    return Base(raw, folder, hub.revision_of(folder, cell.model.revision, cell.model.sha256 if packaged else None))
+    revision = hub.revision_of(folder, cell.model.revision, cell.model.sha256, others=Path(cell.model.path).is_dir())
+    return Base(raw, folder, revision)
 
 
 def identify(cell: Cell, precision: str, data_sha256: str, revision: str, begun: str | None) -> Identity:
     """The cell's identity at a precision (no auto) on this data and these base weights. begun: what its start is known
     by, see start.Start."""
-    settings = identity(cell.settings) | {"precision": precision}
+    settings = identity(cell.settings, revision) | {"precision": precision}
 
     def path(digest: str) -> Path:
         return record.path_of(cell.out, settings["scale"]["name"], cell.task.name, cell.model.name, cell.method.name,
@@ -139,11 +139,15 @@ def identify(cell: Cell, precision: str, data_sha256: str, revision: str, begun:
     return Identity(settings, digest, path(digest), path(trained).with_suffix(""))
 
 
-def identity(settings: Settings) -> Settings:
-    """The settings that say what a run is, and no path: files are known by their fingerprints, kept beside."""
+def identity(settings: Settings, revision: str | None = None) -> Settings:
+    """The settings that say what a run is, and no path: files are known by their fingerprints, kept beside. revision:
+    what identifies the base weights. Weights of a known sha256 are the same wherever they came from."""
     silent = {*ELSEWHERE, *(key for key in LATER if settings[key] is None)}
     kept = record.plain({key: value for key, value in settings.items() if key not in silent})
-    if not kept["model"]["path"].startswith(hub.ASSETS) and Path(kept["model"]["path"]).is_dir():
+    known = store.origin(kept["model"]["name"], revision)
+    if known is not None:
+        kept["model"] |= known
+    elif not kept["model"]["path"].startswith(hub.ASSETS) and Path(kept["model"]["path"]).is_dir():
         kept["model"]["path"] = "folder"
     if kept["init_from"] not in ("none", "mnli"):
         kept["init_from"] = "file"
