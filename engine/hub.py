@@ -118,8 +118,8 @@ def _missing(folder: Path) -> str | None:
 
 
 def revision_of(folder: Path, revision: str | None, sha256: str | None, others: bool = False) -> str:
-    """What identifies a model: the known sha256 of its weights, wherever they came from; the hub's commit; else a sha256
-    over everything in the folder that makes the model: configuration, tokenizer and weights.
+    """What identifies a model: the known sha256 of its weights, wherever they came from; the hub's commit; else a
+    sha256 over everything in the folder that makes the model: configuration, tokenizer and weights.
 
     others: whether the folder may hold other weights than those of the known sha256 (a user's own does). Where it may
     not, they are refused."""

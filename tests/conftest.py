@@ -5,6 +5,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"   # before anything of Hugging Face's is imported
 os.environ["HF_EVALUATE_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
+os.environ.setdefault("USERS_LORA_MODELS", os.environ.get("LORA_MODELS") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lora-paper", "models"))
+os.environ["LORA_MODELS"] = os.path.join(os.sep, "no-models")   # the user's own store decides no test
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
@@ -22,6 +25,7 @@ import pytest
 import quick
 
 ROOT = Path(__file__).parents[1]
+STORE = Path(os.environ["USERS_LORA_MODELS"])   # for the slow tests of the real models
 COLUMNS = {
     "cola": ("sentence",), "sst2": ("sentence",), "mrpc": ("sentence1", "sentence2"), "qqp": ("question1", "question2"),
     "qnli": ("question", "sentence"), "rte": ("sentence1", "sentence2"), "wnli": ("sentence1", "sentence2"),

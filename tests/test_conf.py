@@ -20,6 +20,7 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+FOR_TEXTS = ("gpt2-", "smollm2")   # models whose own recipes are for texts
 TRAINED = [task for task in options("task") if task != "latency"]   # which trains nothing: test_latency.py
 
 
@@ -72,7 +73,7 @@ def test_a_run_of_a_single_step_trains_or_is_refused(cli: Cli, small: list[str])
 @pytest.mark.parametrize("method", ["lora", "ft"])
 def test_every_model_shows_its_shape_without_weights(cli: Cli, tmp_path: Path, model: str, method: str) -> None:
     words = [f"model={model}", f"method={method}", f"runtime.out={tmp_path / 'out'}"]
-    words += [f"recipe=decoder/{method}"] if model.startswith("gpt2-") else []   # with a head: theirs are for texts
+    words += [f"recipe=decoder/{method}"] if model.startswith(FOR_TEXTS) else []   # with a head: theirs are for texts
     status, out, err = cli(*words, "runtime.show=parameters")
     assert status == 0, err
     assert "trainable (head left out, as the paper counts)" in out and not (tmp_path / "out").exists()
@@ -82,7 +83,7 @@ def test_every_model_shows_its_shape_without_weights(cli: Cli, tmp_path: Path, m
 def test_every_model_composes_with_every_scale_and_method(model: str) -> None:
     for scale, method in (("demo", "lora"), ("paper", "ft")):
         words = [f"model={model}", f"method={method}", f"scale={scale}", "model.path=x", *recipe_of(model, method)]
-        settings = composed(*words, *(["task=e2e"] if model.startswith("gpt2-") else []))
+        settings = composed(*words, *(["task=e2e"] if model.startswith(FOR_TEXTS) else []))
         assert settings["model"]["name"] == model and settings["scale"]["name"] == scale
         assert settings["method"]["name"] == method
         assert settings["recipe"]["name"] in (f"{model}/{method}", f"decoder/{method}", f"text/{method}")

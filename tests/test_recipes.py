@@ -28,7 +28,7 @@ TEXTS = ("e2e", "webnlg", "dart", "wikisql", "samsum", "mnli-lm")   # their answ
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 RECIPES = sorted(str(p.relative_to(CONF / "recipe").with_suffix("")) for p in (CONF / "recipe").glob("*/*.yaml")
                  if p.parent.name != "common")
-FOR_TEXTS = [r for r in RECIPES if r.startswith(("text/", "gpt2-"))]
+FOR_TEXTS = [r for r in RECIPES if r.startswith(("text/", "gpt2-", "smollm2/"))]
 RECORDS = sorted(path for path in (ROOT / "results" / "runs" / "paper").glob("*/*.json")
                  if path.parent.name != "latency")   # which has no recipe: test_latency.py
 
@@ -205,14 +205,14 @@ def test_header(recipe: str) -> None:
         header["setup"] == "stand-in")
 
 
-@pytest.mark.parametrize("model", ["encoder", "decoder", "minilm"])
+@pytest.mark.parametrize("model", ["encoder", "decoder", "minilm", "mpnet"])
 def test_the_general_models_have_every_method_and_task(model: str) -> None:
     assert {recipe for recipe in RECIPES if recipe.startswith(f"{model}/")} == {f"{model}/{m}" for m in METHODS}
     for method in METHODS:
         assert set(columns(f"{model}/{method}")) == {*GLUE, "wnli"}
 
 
-@pytest.mark.parametrize("model", ["text", "gpt2-nano"])
+@pytest.mark.parametrize("model", ["text", "gpt2-nano", "smollm2"])
 def test_the_general_recipes_for_texts_have_every_method_and_task(model: str) -> None:
     assert {recipe for recipe in RECIPES if recipe.startswith(f"{model}/")} == {f"{model}/{m}" for m in METHODS}
     for method in METHODS:
