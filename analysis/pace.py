@@ -8,7 +8,6 @@ from math import log
 from typing import Any, Protocol
 
 from analysis.declared import declared
-from analysis.padding import parameters
 
 SHARE, PEAK, SHORT_PEAK = 0.3, 67e12, 989e12  # of an H100: fp32 and 16 bits, FLOP/s
 LAUNCH = 1e-3  # seconds a layer: its kernels, forward and backward
@@ -32,13 +31,18 @@ class Step:
 
     @property
     def operations(self) -> float:
-        """Of the matrices that multiply (embeddings that are looked up do not), without attention's products."""
+        """Of the matrices that multiply, without attention's products."""
+        return self.each * self.tokens * self.weights
+
+    @property
+    def weights(self) -> int:
+        """Of the matrices that multiply: embeddings that are only looked up do no work, and are left out."""
         said = _config(self.model)
         d = said.get("hidden_size", said.get("n_embd"))
         inner = said.get("intermediate_size", said.get("n_inner") or 4 * d)
         vocabulary = self.vocabulary or said["vocab_size"]
         words = d * vocabulary if "n_embd" in said else 0  # a decoder predicts one of them at each place
-        return self.each * self.tokens * (self.layers * (4 * d * d + 2 * d * inner) + words)
+        return int(self.layers * (4 * d * d + 2 * d * inner) + words)
 
 
 def layers(model: str) -> int:
@@ -90,7 +94,7 @@ class Rule:
         return None
 
     def _work(self, step: Step) -> float:
-        return step.each * step.tokens * parameters()[step.model] / (SHARE * (SHORT_PEAK if step.short else PEAK))
+        return step.operations / (SHARE * (SHORT_PEAK if step.short else PEAK))
 
 
 @dataclass(frozen=True)

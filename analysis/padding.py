@@ -67,12 +67,6 @@ def texts() -> dict[str, Texts]:
                                                           if name.endswith("%")}))
 
 
-@cache
-def parameters() -> dict[str, float]:
-    """Of each base model that a table has."""
-    return _table("models", "model", lambda row: float(row["millions"]) * 1e6)
-
-
 def _table(name: str, key: str, made: Callable[[dict[str, str]], Made]) -> dict[str, Made]:
     with (CONF / "table" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return {row[key]: made(row) for row in csv.DictReader(file)}

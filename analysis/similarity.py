@@ -92,12 +92,16 @@ def found(picture: Picture, layers: Sequence[int]) -> str:
 
 
 def same_seed(picture: Picture) -> str:
-    """A warning where two runs began with the same numbers in their first matrix."""
+    """A warning where two runs have one seed: what it gave both is not told from what the task decides."""
     one, other = picture.pair
-    if one.seed != other.seed or one.init_from is not None:
+    if one.seed != other.seed:
         return ""
-    return (" Both runs draw A from the same seed, so in the first adapted matrix (layer 1) the smaller A starts as "
-            "the first rows of the larger: that likeness is older than training. No other matrix has it.")
+    said = (f" Both runs have seed {one.seed} and with it one order of the data: whether A is alike because of the "
+            "task or because of the seed, this pair cannot tell. Pairs of different seeds can (`python -m analysis "
+            "adapters` compares any two).")
+    drawn = (" In the first adapted matrix (layer 1) the smaller A also starts as the first rows of the larger: that "
+             "likeness is older than training, and it is in the mean. No other matrix has it.")
+    return said + drawn * (one.init_from is None)
 
 
 def panel(axes: Any, phi: torch.Tensor, high: float, title: str) -> Any:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -425,7 +426,8 @@ def test_table_1_puts_ours_beside_it() -> None:
     near = replace(record, outcome={**record.outcome, "measurements": [
         {**row, "slowdown_low": -1.0} if row["method"] == "adapter-l" else row
         for row in record.outcome["measurements"]]})
-    assert "include 0): Adapter-L r=10, Adapter-L r=100" in made(near)[0].says[-1]
+    said = made(near)[0].says[-1]
+    assert "The quartiles include 0 for Adapter-L r=10, Adapter-L r=100" in said and "no evidence" in said
     assert "as the paper" in table1.whose(planted(device="Quadro RTX 8000"))
     assert "other trials" in table1.whose(planted(device="Quadro RTX 8000", trials=10))
     assert ", fp32, " in table1.whose(record) and ", bf16, " in table1.whose(planted(precision="bf16"))
@@ -505,7 +507,18 @@ def test_figure_5_draws_each_study_and_what_there_is(tmp_path: Path) -> None:
     assert len({each.name for each in again.figures}) == 2   # the same model and device twice
 
 
-def test_figure_5_brackets_what_may_be_noise() -> None:
+def test_quartiles_are_no_test_as_table_1_says() -> None:
+    """How often they leave 0 out without a slow-down at 10 rounds, and with one of half a standard deviation at 100."""
+    draws = np.random.default_rng(0).standard_normal((40_000, 100))
+    found = []
+    for rounds in (draws[:, :10], draws + 0.5):
+        low, high = np.quantile(rounds, (0.25, 0.75), axis=1)
+        found.append(f"{100 * ((low > 0) | (high < 0)).mean():.0f} %")
+    for share in found:
+        assert f" {share}" in made()[0].says[0], share
+
+
+def test_figure_5_brackets_where_the_quartiles_include_none() -> None:
     one = planted(batches=[1], lengths=[128], ranks=[10])
     rows = [{**row, "slowdown": 5.0, "slowdown_low": -1.0 if row["method"] == "adapter-l" else 1.0}
             if row["r"] == 10 else row for row in one.outcome["measurements"]]

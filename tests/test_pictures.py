@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from analysis import adapters, base, exhibit, markdown, matrices, pairs, similarity, sites, spectra
 from analysis.exhibit import Exhibit, Inputs, printed
+from analysis.exhibits import table7
 from analysis.write import write
 from engine import hub, record, weights
 from engine.contract import Refused
@@ -149,6 +150,8 @@ def test_what_two_runs_share_is_what_is_seen(name: str, layers: Sequence[int],
     said = "\n".join(one.says)
     assert "ΔW_q: φ(1, 1) is 1.00 in layer" in said and f"above 0.5 in {L} of {L} layers" in said
     assert f"above 0.5 in 0 of {L} layers" in said
+    assert ("Both runs have seed 0 and with it one order" in said) == (seeds == (0, 0))   # rank confounded with seed
+    assert ("does not tell which matrix has more in common" in said) == (seeds == (0, 1))
 
 
 def test_the_data_are_equation_4_of_the_files(results: Path, made: Callable[[str], Exhibit]) -> None:
@@ -189,6 +192,9 @@ def test_figure_8_sees_a_that_repeats_w(tmp_path: Path, model: Path, undrawn: No
     assert data[data.matrix == "r = 4"].phi.tolist() == pytest.approx([1, 1 / 4], abs=1e-5)   # j = 1 and 4
     assert data[data.matrix == "r = 8"].phi.tolist() == pytest.approx([0] * 3, abs=1e-5)
     assert data[data.matrix == "random"].phi.between(0, 0.5).all()
+    assert (data.random == [max(i, j) / D for i, j in zip(data.i, data.j, strict=True)]).all()   # not of 9 tenths
+    assert "0.25 for r = 4 (j = 4, 2.7 times)" in made.says[1]   # 1 / 4 over 9 / 96
+    assert "random directions have 0.094 on average" in made.says[1]
     assert "wider" in made.figures[0].caption and "Above 0.2: r = 4." in made.says[1]
     assert "there are 4, 8" in made.figures[0].caption and not made.missing
 
@@ -237,7 +243,14 @@ def test_a_suppressed_direction_is_found_amplified(tmp_path: Path, undrawn: None
     assert [float(s) for s in row.singular_values.split()] == pytest.approx([16, 12, 8, 4], rel=1e-5)
     W = base.of(exhibit.inputs(results).records[0]).weight(updates_of(results)[3, "q"])
     assert data.own[4] == pytest.approx(torch.linalg.svdvals(W.double())[:4].norm().item(), rel=1e-10)
-    assert data.random[64] == pytest.approx(data.expected[64], rel=0.2)
+    for r in (4, 64):   # their mean square is the expected one, within the error of the draws
+        square = math.hypot(data.random[r], data.random_sd[r])
+        assert square == pytest.approx(data.expected[r], abs=4 * data.random_sd[r] / table7.DRAWS ** 0.5)
+        assert data.unscaled[r] == pytest.approx(factors[r] * r / 16, rel=1e-4)
+        alike = everywhere[everywhere.r == r]
+        assert (alike.random_factor / alike.factor).to_numpy() == pytest.approx(alike.projection / alike.random)
+    assert "standard deviations of the draws below their mean" in made.says[1]   # ΔW's directions are nearly empty in W
+    assert "16 (r = 4) and 5.9 (r = 64) times as much in the paper" in made.says[0]
 
 
 @pytest.mark.parametrize(("L", "middle", "spread"), [(96, 48, [1, 32, 64, 96]), (24, 12, [1, 8, 16, 24]),

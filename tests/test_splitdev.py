@@ -110,6 +110,17 @@ def test_an_epoch_chosen_on_one_half_is_reported_on_the_other() -> None:
     assert made.data is not None and made.data.flattered.tolist() == [4.0, 0.0]
 
 
+def test_one_epoch_is_no_choice_and_not_in_the_average() -> None:
+    """4 points where there are four epochs, 6 where there are two; with the run of one epoch it would be 3.33."""
+    four, two = with_curve((70, 70, 70), (90, 80, 85), (84, 88, 86), (90, 60, 75)), with_curve(
+        (80, 70, 75), (70, 82, 76), seed=2)
+    assert splitdev.honest(two) == 70.0
+    said = make("splitdev", four, with_curve((70, 70, 70), seed=1), two).says[-1]
+    assert said == ("2 of 3 runs had more than one epoch to choose from. In these the best epoch is 5.00 points above "
+                    "the split on average, 4.00 to 6.00 in single runs.")
+    assert len(make("splitdev", with_curve((70, 70, 70))).says) == 1
+
+
 def test_older_and_undefined_runs_are_said() -> None:
     made = make("splitdev", glue("sst2", 90.0), with_curve((None, 80, 80), seed=1))
     assert made.tables == [] and "1 older record" in made.missing[0] and "1 run" in made.missing[1]

@@ -118,7 +118,7 @@ def hours_of(settings: Settings) -> float:
     data = {name: (int(rows), int(tokens)) for name, rows, tokens in re.findall(
         r"^\| ([\w-]+) \| (\d+) \| (\d+) \|$", rule, re.M)}
     sizes = {name: int(millions) * 1e6 for name, millions in re.findall(r"^\| ([\w-]+) \| (\d+) \|$", rule, re.M)}
-    sizes["minilm"] = 23e6
+    sizes["minilm"] = 11e6
     rows, tokens = data[settings["task"]["name"]]
     config = settings["model"]["config"] or {}
     peak = 67e12 if settings["precision"] == "fp32" else 989e12

@@ -379,12 +379,20 @@ def test_the_control_pairs_what_differs_in_the_start_alone() -> None:
     plain = glue("rte", 80.5, settings={"init_from": "none"})
     made = make("control", glue("rte", 86.0), plain, ft("rte", 78.0, "none"))
     rows = {(row[1], row[3]): row[4:] for row in made.tables[1].rows}
-    assert rows[("LoRA", "rte")] == ["80.5 (1)", "86.0 (1)", "+5.5"]
-    assert rows[("FT", "rte")] == ["78.0 (1)", "—", ""] and len(made.missing) == 2
+    assert rows[("LoRA", "rte")] == ["80.5 (1)", "86.0 (1)", "1", "+5.5"]
+    assert rows[("FT", "rte")] == ["78.0 (1)", "—", "", ""] and len(made.missing) == 2
     whole = make("control", glue("rte", 86.0), plain, ft("rte", 78.0, "none"), ft("rte", 85.0, "mnli"))
     assert whole.missing == []
     other = make("control", glue("rte", 86.0), glue("rte", 80.5, settings={"init_from": "none", "lr": 1.0}))
     assert len(other.tables[1].rows) == 2  # another learning rate is no pair
+
+
+def test_the_control_counts_the_parents_that_the_mnli_start_rests_on() -> None:
+    """Three children, two of which started from one MNLI run."""
+    children = [replace(glue("rte", 80.0 + seed, seed), init_from=parent) for seed, parent in enumerate("aab")]
+    made = make("control", *children)
+    assert made.tables[1].rows[0][4:] == ["—", "81.0±1.0 (3)", "2", ""]
+    assert made.data is not None and made.data.parents.tolist() == [2]
 
 
 def test_figure_2_joins_no_points_of_one_size() -> None:

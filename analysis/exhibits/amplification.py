@@ -20,7 +20,10 @@ def make(inputs: Inputs) -> Exhibit:
     """A table and a figure for every group of runs: a run of each rank."""
     found, missing = pairs.each(inputs, pairs.every_rank, pairs.ONE_RANK, _measured)
     says = ["‖ΔW‖_F / ‖UᵀWVᵀ‖_F with U and V the singular directions of ΔW (Appendix H.4), ΔW with the scale "
-            "alpha / r. The paper prints 21.5 at r = 4 and about 2 at r = 64, for W_q in layer 48 of GPT-3."]
+            "alpha / r. The paper prints 21.5 at r = 4 and about 2 at r = 64, for W_q in layer 48 of GPT-3. A "
+            "large factor alone says nothing of ΔW's directions: random ones with the same ‖ΔW‖ are expected to have "
+            "‖ΔW‖ √(d_in d_out) / (‖W‖ r), which is large and falls with r too. The question is how much more of W "
+            "ΔW's directions hold than random ones."]
     tables, figures, data = [], [], []
     for name, records, rows in found:
         tables.append(_table(name, rows))
@@ -40,11 +43,12 @@ def _measured(records: Sequence[Record], updates: Sequence[Updates]) -> list[dic
         norm = subspace.norm(W)
         for record, each in zip(records, deltas, strict=True):
             delta, r = each[layer, target], record.settings["r"]
+            expected, size = norm * r / (W.shape[0] * W.shape[1]) ** 0.5, float(delta.S.norm())
             rows.append({"task": record.task, "model": record.model, "seed": record.seed,
                          "digest": record.digest, "layer": layer, "target": target, "r": r, "norm_W": norm,
-                         "norm_delta": float(delta.S.norm()), "projection": subspace.projection(delta.U, W, delta.V),
-                         "random": norm * r / (W.shape[0] * W.shape[1]) ** 0.5,
-                         "factor": subspace.amplification(delta, W)})
+                         "norm_delta": size, "projection": subspace.projection(delta.U, W, delta.V),
+                         "random": expected, "factor": subspace.amplification(delta, W),
+                         "random_factor": size / expected})
     return rows
 
 
@@ -83,9 +87,11 @@ def _read(name: str, rows: Sequence[dict[str, Any]]) -> str:
     said = []
     for (target, r), line in _lines(rows).items():
         values = sorted(value for value in line.values() if value == value)
-        held = sorted(row["projection"] / row["random"] for row in rows
-                      if (row["target"], row["r"]) == (target, r) and row["factor"] == row["factor"])
+        own = [row for row in rows if (row["target"], row["r"]) == (target, r) and row["factor"] == row["factor"]]
+        held = sorted(row["projection"] / row["random"] for row in own)
+        random = sorted(row["random_factor"] for row in own)
         said.append(f"{similarity.delta(target)} at r = {r}: " + (
-            f"{values[0]:.2f} to {values[-1]:.2f}; its directions hold {held[0]:.2f} to {held[-1]:.2f} times as much "
-            "of W as random ones are expected to." if values else "zero, so it has no directions."))
-    return f"**{name}.** Over the layers, {' '.join(said)}"
+            f"{values[0]:.2f} to {values[-1]:.2f}, where random directions are expected to have {random[0]:.2f} to "
+            f"{random[-1]:.2f}; its own hold {held[0]:.2f} to {held[-1]:.2f} times as much of W as random ones are "
+            "expected to." if values else "zero, so it has no directions."))
+    return f"**{name}.** Over the layers, one run a rank: {' '.join(said)}"

@@ -23,7 +23,9 @@ The printed LoRA rows start MRPC, RTE and STS-B from the best MNLI run, while th
 quoted; RoBERTa's are from work that started from the pre-trained model. So on these three tasks the two rows differ
 in method and in start at once, and the start alone is worth points. The paper's own restricted setup (†) has LoRA
 without it. The control is two by two: both methods, each from both starts, all else equal. Pairs differ in init_from
-alone; the median over seeds."""
+alone; the median over seeds. A gain is the difference of two medians, not paired by seed and without an interval. Runs
+that share an MNLI parent do not vary in it: where *parents* is less than the number of runs, ± is no spread over whole
+chains, and the gain is one of so many parents."""
 
 
 def make(inputs: Inputs) -> Exhibit:
@@ -34,18 +36,20 @@ def make(inputs: Inputs) -> Exhibit:
     for cell in cells:
         groups.setdefault(_alike(cell), []).append(cell)
     found = [_pair(group) for _, group in sorted(groups.items())]
-    rows = [[*front, *(_said(each) for each in pair), _gain(pair)] for front, pair in found]
-    columns = ["model", "method", "recipe and settings", "task", "without", "with MNLI", "gain"]
-    tables = [_as_printed(), *([Table("Ours", columns, rows, (4, 5, 6))] if rows else [])]
+    rows = [[*front, *(_said(each) for each in pair), str(parents or ""), _gain(pair)]
+            for front, pair, parents in found]
+    columns = ["model", "method", "recipe and settings", "task", "without", "with MNLI", "parents", "gain"]
+    tables = [_as_printed(), *([Table("Ours", columns, rows, (4, 5, 6, 7))] if rows else [])]
     data = pd.DataFrame([
         {"model": front[0], "method": front[1], "settings": front[2], "task": front[3], "init_from": start,
-         "value": each.value, "n": each.n, "spread": each.spread, "low": each.low, "high": each.high}
-        for front, pair in found for start, each in zip(STARTS, pair, strict=True) if each],
-        columns=["model", "method", "settings", "task", "init_from", "value", "n", "spread", "low", "high"])
-    half = [f"{front[0]} {front[1]} on {front[3]}" for front, pair in found if None in pair]
+         "value": each.value, "n": each.n, "spread": each.spread, "low": each.low, "high": each.high,
+         "parents": parents if start == "mnli" else 0}
+        for front, pair, parents in found for start, each in zip(STARTS, pair, strict=True) if each],
+        columns=["model", "method", "settings", "task", "init_from", "value", "n", "spread", "low", "high", "parents"])
+    half = [f"{front[0]} {front[1]} on {front[3]}" for front, pair, _ in found if None in pair]
     lacking = ([f"no pair yet for {', '.join(dict.fromkeys(half))}: run it with init_from=none and init_from=mnli"]
                if half else [])
-    full = {(front[0], front[3], front[1]) for front, pair in found if None not in pair}
+    full = {(front[0], front[3], front[1]) for front, pair, _ in found if None not in pair}
     whole = any((model, task, "LoRA") in full and (model, task, "FT") in full for model, task, _ in full)
     return Exhibit("Control: the MNLI start", [SAYS], tables, [], data,
                    [*lacking, *([] if whole else [f"no 2 x 2 is whole: `{MAKE}`"])])
@@ -59,7 +63,8 @@ def _alike(cell: Cell) -> tuple[str, ...]:
     return run.model, run.label, str(TASKS.index(run.task)), identity
 
 
-def _pair(group: Sequence[Cell]) -> tuple[tuple[str, str, str, str], list[Statistic | None]]:
+def _pair(group: Sequence[Cell]) -> tuple[tuple[str, str, str, str], list[Statistic | None], int]:
+    """What stands in front, the numbers without and with the MNLI start, and from how many MNLI runs these started."""
     run = group[0].first
     said = [word for word in frames.changed(run).split() if not word.startswith("init_from=")]
     settings = " ".join(filter(None, [run.settings["recipe"]["name"], run.variant, *said]))
@@ -67,7 +72,8 @@ def _pair(group: Sequence[Cell]) -> tuple[tuple[str, str, str, str], list[Statis
     settings += f" limit={limit}" if limit else ""
     by_start = {cell.first.settings.get("init_from", "none"): cell for cell in group}
     return (run.model, run.label, settings, run.task), [
-        statistic(by_start[start], run.metric, "median", 1) if start in by_start else None for start in STARTS]
+        statistic(by_start[start], run.metric, "median", 1) if start in by_start else None for start in STARTS
+    ], len({record.init_from for record in by_start["mnli"].records}) if "mnli" in by_start else 0
 
 
 def _said(each: Statistic | None) -> str:

@@ -43,17 +43,19 @@ def stand_in(made: list[Picture]) -> str:
 
 
 def paragraph(picture: Picture, layers: list[int]) -> str:
-    """What the data say: the first directions, and which of the targets has more in common."""
+    """What the data say: the first directions, and in which of the targets phi is higher, in these layers alone."""
     means = {target: fmean(float(picture.phi[layer, target].mean()) for layer in layers) for target in picture.targets}
     said = " and ".join(f"{similarity.word(mean)} for {similarity.delta(target)}" for target, mean in means.items())
     order = ""
     if len(means) == 2:
         (one, mean), (other, less) = sorted(means.items(), key=lambda item: -item[1])
-        order = f": {similarity.delta(one)} has more in common than {similarity.delta(other)}" if mean > less else ""
+        order = f", higher for {similarity.delta(one)} than for {similarity.delta(other)}" if mean > less else ""
     r, d = picture.ranks[0], picture.d[layers[0], picture.targets[0]]
     chance = fmean(subspace.expected_phi(i, j, d) for i in range(1, r + 1) for j in range(1, r + 1))
-    return (f"{similarity.found(picture, layers)} Over all i and j, φ is {said} on average{order}, in one pair of runs;"
-            f" random subspaces have {similarity.word(chance)}, since φ between them is about max(i, j) / {d}.")
+    return (f"{similarity.found(picture, layers)} In {similarity.numbered(layers)}, φ is {said} on average over all i "
+            f"and j{order}; random subspaces have {similarity.word(chance)}, since φ between them is about max(i, j) / "
+            f"{d}. These are A's directions, the right ones of ΔW; its left ones, B's, may be in another order. One "
+            "pair of runs does not tell which matrix has more in common in general.")
 
 
 def _draw(picture: Picture) -> str:

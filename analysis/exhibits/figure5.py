@@ -32,7 +32,8 @@ def make(inputs: Inputs) -> Exhibit:
             f"{TOP} as in the paper, which varies batch size, length and bottleneck on GPT-2 medium and a Quadro "
             "RTX8000 and finds more than 30 % at worst, for a small batch of short sequences. Its values were not "
             "printed, so there are none to put beside ours; Table 1 has three of its batches and lengths, "
-            "with other bottlenecks. In brackets: the quartiles over the rounds include 0, so it may be noise."]
+            "with other bottlenecks. In brackets: the quartiles over the rounds include 0. That is no test: Table 1 "
+            "says how often it errs."]
     return Exhibit("Figure 5: the slow-down of adapters", says, [], figures,
                    pd.concat(frames, ignore_index=True) if frames else None, [*faults, *_missing(found)])
 

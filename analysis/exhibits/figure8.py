@@ -25,15 +25,16 @@ def make(inputs: Inputs) -> Exhibit:
     """A heat map for each rank and one for a random matrix, for every group of runs (Appendix H.3)."""
     found, missing = pairs.each(inputs, _choose, pairs.ONE_RANK, _maps)
     figures, says, rows = [], [], []
-    for name, records, (layer, target, maps) in found:
+    for name, records, (layer, target, d, maps) in found:
         low, high = _scale(maps)
         figures.append(Figure(f"figure8-{name}", _caption(records, layer, target, low, high, maps),
                               _draw(records[0], layer, target, maps, low, high)))
-        says.append(_found(name, layer, target, maps))
-        rows += _rows(name, records[0], layer, target, maps)
+        says.append(_found(name, layer, target, d, maps))
+        rows += _rows(name, records[0], layer, target, d, maps)
     about = ("φ(i, j) between the first i right-singular directions of W_q and the first j of A. A high value would "
              "mean that the update repeats what W_q emphasises already. The paper: the first 4 directions of ΔW have a "
-             "similarity of hardly more than 0.2 with the first tenth of W's.")
+             "similarity of hardly more than 0.2 with the first tenth of W's. Random directions have max(i, j) / d on "
+             "average, so about 0.1 with a tenth.")
     return Exhibit("Figure 8: W_q against its update, direction by direction", [about, *says], [], figures,
                    pd.DataFrame(rows, columns=COLUMNS) if rows else None, missing)
 
@@ -42,8 +43,9 @@ def _choose(group: Group) -> list[Record]:
     return pairs.one_a_rank(group, [r for r in RANKS if r in group.ranks] or pairs.stretch(group.ranks, 4, 64))
 
 
-def _maps(records: list[Record], updates: list[Updates]) -> tuple[int, str, dict[str, torch.Tensor]]:
-    """The layer, the matrix, and phi (d / 10, r) by what it is compared with. Raises Refused without W."""
+def _maps(records: list[Record], updates: list[Updates]) -> tuple[int, str, int, dict[str, torch.Tensor]]:
+    """The layer, the matrix, the inputs d that it has, and phi (d / 10, r) by what it is compared with. Raises Refused
+    without W."""
     layer, target = sites.central(updates[0])
     first = updates[0][layer, target]
     _, V = base.spectrum(base.of(records[0]).weight(first))
@@ -51,7 +53,7 @@ def _maps(records: list[Record], updates: list[Updates]) -> tuple[int, str, dict
             for record, each in zip(records, updates, strict=True)}
     widest = max(record.settings["r"] for record in records)
     maps["random"] = subspace.phi(V, subspace.right(subspace.control(0, widest, V.shape[0])))
-    return layer, target, maps
+    return layer, target, V.shape[0], maps
 
 
 def _from(maps: dict[str, torch.Tensor]) -> int:
@@ -87,19 +89,24 @@ def _draw(record: Record, layer: int, target: str, maps: dict[str, torch.Tensor]
         return plots.svg(figure)
 
 
-def _found(name: str, layer: int, target: str, maps: dict[str, torch.Tensor]) -> str:
+def _found(name: str, layer: int, target: str, d: int, maps: dict[str, torch.Tensor]) -> str:
     """A Markdown paragraph: the first four directions against the tenth of W's."""
     said = []
+    chance = subspace.expected_phi(len(maps["random"]), 1, d)  # of so many against one, or up to as many
     for matrix, phi in maps.items():
         j = min(4, phi.shape[1])
-        said.append(f"{similarity.word(float(phi[-1, j - 1]))} for {matrix} (j = {j})")
+        value = float(phi[-1, j - 1])
+        times = f", {value / chance:.1f} times" if math.isfinite(value) and matrix != "random" else ""
+        said.append(f"{similarity.word(value)} for {matrix} (j = {j}{times})")
     above = [matrix for matrix, phi in maps.items() if float(phi[-1, min(4, phi.shape[1]) - 1]) > 0.2]
     return (f"**{name}.** In layer {layer}, W_{target}'s first {len(maps['random'])} directions and the first j of the "
-            f"other matrix have φ = {', '.join(said)}. Above 0.2: {', '.join(above) or 'none'}.")
+            f"other matrix have φ = {', '.join(said)}; random directions have {chance:.3f} on average, and the random "
+            f"matrix is one draw. Above 0.2: {', '.join(above) or 'none'}. One run a rank, one layer.")
 
 
-def _rows(name: str, record: Record, layer: int, target: str, maps: dict[str, torch.Tensor]) -> list[tuple[Any, ...]]:
-    d = len(maps["random"]) * base.SHARE
-    return [(name, record.task, record.model, layer, target, matrix, i, j, float(phi[i - 1, j - 1]), max(i, j) / d)
+def _rows(name: str, record: Record, layer: int, target: str, d: int,
+          maps: dict[str, torch.Tensor]) -> list[tuple[Any, ...]]:
+    return [(name, record.task, record.model, layer, target, matrix, i, j, float(phi[i - 1, j - 1]),
+             subspace.expected_phi(i, j, d))
             for matrix, phi in maps.items() for i in sorted({_from(maps), len(phi)})
             for j in sorted({1, min(4, phi.shape[1]), phi.shape[1]})]

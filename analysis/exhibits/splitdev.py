@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import pandas as pd
@@ -19,13 +19,13 @@ The paper reports, of each run, the epoch that is best on the very set that it r
 one half of the validation set and reported on the other, then the other way round, and the two are averaged; the
 halves are drawn once and are the same for all runs. *flattered* is the best epoch on the whole set minus that: what
 choosing and reporting on one set adds. With few examples it is noisy, and may be negative for single runs. Medians
-over seeds."""
+over seeds. A run of one epoch has no choice, so it is not in the average."""
 COLUMNS = ["model", "method", "settings", "recipe", "task", "n", "best epoch", "split", "flattered", "last epoch"]
 
 
 def make(inputs: Inputs) -> Exhibit:
     """A line a cell whose runs have halves."""
-    rows, long, older, undefined = [], [], 0, 0
+    rows, long, chose, older, undefined = [], [], [], 0, 0
     for cell in frames.real(inputs.records):
         found = []
         for record in cell.records:
@@ -39,6 +39,7 @@ def make(inputs: Inputs) -> Exhibit:
                 found.append((record.value, split, record.value - split, float("nan") if last is None else last))
                 long.append((record.digest, record.model, record.label, record.variant, record.task, record.seed,
                              *found[-1]))
+                chose += [record.value - split] * (len(record.outcome["curve"]) > 1)
         if found:
             run = cell.first
             middle = [f"{round(median(each), 2) + 0.0:.2f}".replace("-", "−") for each in zip(*found, strict=True)]
@@ -46,7 +47,11 @@ def make(inputs: Inputs) -> Exhibit:
             rows.append([run.model, run.label, run.variant, recipe, run.task, str(len(found)), *middle])
     data = pd.DataFrame(long, columns=["record", "model", "method", "variant", "task", "seed", "best", "split",
                                        "flattered", "last"])
-    says = [SAYS, *([f"{len(long)} runs, flattered by {data.flattered.mean():.2f} points on average."] if long else [])]
+    says = [SAYS]
+    if chose:
+        says.append(f"{len(chose)} of {len(long)} runs had more than one epoch to choose from. In these the best epoch "
+                    f"is {fmean(chose):.2f} points above the split on average, {min(chose):.2f} to {max(chose):.2f} in "
+                    "single runs.".replace("-", "−"))
     tables = [Table("Best epoch, and epoch chosen on the other half", COLUMNS, rows, range(5, 10))] if rows else []
     missing = [f"{older} older records have no halves; the same commands with runtime.force=true run them again"]
     missing = missing * bool(older) + [f"{undefined} runs, whose metric is undefined on a half"] * bool(undefined)
