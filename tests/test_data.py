@@ -476,7 +476,7 @@ def test_damaged_parquet_in_the_hubs_cache_is_to_be_deleted_link_and_content(
     snapshot = no_cache / "datasets--nyu-mll--glue" / "snapshots" / task("rte").source.revision / "rte"
     snapshot.mkdir(parents=True)
     rows = [row | {"sentence1": f"the cat {i}"} for i, row in enumerate(glue_rows("rte", 40))]
-    content, link = no_cache / "content", snapshot / "train-00000-of-00001.parquet"
+    content, link = tmp_path / "content", snapshot / "train-00000-of-00001.parquet"
     for path in (content, snapshot / "validation-00000-of-00001.parquet"):
         write_table(pyarrow.Table.from_pylist(rows), path, **UNPACKED, write_page_checksum=checksum)
     os.symlink(content, link)
