@@ -21,12 +21,18 @@ def pick(device: str, precision: str) -> tuple[torch.device, str]:
     if device == "cuda" and not torch.cuda.is_available():
         raise Refused("runtime.device=cuda: no GPU here; leave it out or say cpu")
     cuda = device != "cpu" and torch.cuda.is_available()
-    if precision == "auto":  # a CPU without AMX computes bf16 more slowly than fp32
-        fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_amx_tile_supported()
-        precision = "bf16" if fast else "fp32"
+    if precision == "auto":
+        precision = "bf16" if (torch.cuda.is_bf16_supported() if cuda else _cpu_has_bf16()) else "fp32"
     if precision == "fp16" and not cuda:
         raise Refused("precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
     return torch.device("cuda" if cuda else "cpu"), precision
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies in bf16: AMX (Intel, from Sapphire Rapids), AVX512-BF16 (Intel Cooper Lake, AMD from
+    Zen 4). On others bf16 is emulated, and slower than fp32 (`python -m benchmarks step` measures both)."""
+    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch's own, not public: one may be gone
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
 
 
 def move(batch: Batch, device: torch.device) -> Batch:

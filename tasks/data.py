@@ -7,8 +7,9 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +18,8 @@ import torch
 from engine.contract import Origin, Refused, generator
 from engine.hub import snapshot
 from tasks import synthetic
+from tasks.rows import Row, RowFormat, Rows, Table, lost
 
-Row = dict[str, Any]
-Rows = list[Row]
 Example = TypeVar("Example")
 
 
@@ -99,14 +99,14 @@ class Raw:
     sha256: str
 
 
-def load(task: str, source: Source, origin: Origin, splits: Sequence[str], check: Callable[[Row], str | None],
-         fingerprint: Callable[[Row], list[Any]], hint: str = "") -> Raw:
-    """Reads and checks all splits of a task, the first of them the one to train on. check says what is wrong with a
-    row, fingerprint which of its values count, hint (a line) what else could be asked for if a split is missing.
+def load(task: str, source: Source, origin: Origin, splits: Sequence[str], format: RowFormat, hint: str = "") -> Raw:
+    """Reads and checks all splits of a task, the first of them the one to train on. hint (a line) says what else could
+    be asked for if a split is missing.
 
     Raises Refused, with file and line, on a bad row, a damaged file or an empty split.
     """
     kind, commit = origin.kind, None
+    rows: dict[str, Rows]
     if kind == "synthetic":
         try:
             sizes = {split: origin.train if split == splits[0] else origin.validation for split in splits}
@@ -115,24 +115,69 @@ def load(task: str, source: Source, origin: Origin, splits: Sequence[str], check
             raise Refused(f"scale.train, scale.validation: {error}") from None
     else:
         files, commit = source.files(origin, splits, hint)
-        rows = {split: [row for path in files[split] for row in _read(path)] for split in splits}
+        rows = {split: _checked(files[split], format) for split in splits}
         kind += " (subset)" if any("_subset" in path.name for paths in files.values() for path in paths) else ""
-        for split in splits:
-            _check(rows[split], files[split][0], check)
-    return Raw(rows, kind, commit, _sha256(rows, fingerprint))
+    return Raw(rows, kind, commit, _sha256(rows, format))
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON Lines file (gzip or plain) or a Parquet file."""
-    if path.suffix == ".parquet":
-        import pyarrow
-        from pyarrow import parquet  # datasets would leave an Arrow copy in its cache
+def _checked(paths: Sequence[Path], format: RowFormat) -> Rows:
+    """The rows of a split, which may lie in several files."""
+    parts = []
+    for path in paths:
+        rows = _read(path, format.columns)
+        wrong = format.first_wrong(rows)
+        if wrong is not None:
+            place, problem = wrong
+            raise Refused(f"{path}, {'row' if isinstance(rows, Table) else 'line'} {place + 1}: {problem}")
+        parts.append(rows)
+    if not any(map(len, parts)):
+        raise Refused(f"{paths[0]}: no rows")
+    return parts[0] if len(parts) == 1 else [row for part in parts for row in part]
 
-        try:
-            yield from parquet.read_table(path).to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
-            raise Refused(f"{path}: not a whole Parquet file ({str(error).splitlines()[0]})") from None
-        return
+
+def _read(path: Path, columns: Sequence[str] | None = None) -> Rows:
+    """The rows of a JSON Lines file (gzip or plain) or a Parquet file; of the latter these columns alone, if any are
+    given. Raises Refused for a damaged file, and for a Parquet file that lacks one of the columns."""
+    return _parquet(path, columns) if path.suffix == ".parquet" else list(_json_lines(path))
+
+
+def _parquet(path: Path, columns: Sequence[str] | None) -> Table:
+    import pyarrow  # datasets would leave an Arrow copy in its cache
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path, page_checksum_verification=True) as file:
+            there = dict.fromkeys(file.schema_arrow.names)
+            problem = lost(there, *columns or ())
+            if problem:
+                raise Refused(f"{path}, row 1: {problem}")
+            made: dict[str, list[Any]] = {name: [] for name in columns or there}
+            for batch in file.iter_batches(columns=[*made]):  # as one table, all would be in memory twice
+                for name, values in made.items():
+                    values += _values(path, name, batch[name], len(values))
+            return Table(made)
+    except FileNotFoundError:
+        raise Refused(f"{path}: no such file; {_remedy(path)}") from None
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise Refused(f"{path}: cannot be read ({error.strerror})") from None
+        raise Refused(f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}); {_remedy(path)}") from None
+
+
+def _values(path: Path, name: str, values: Any, before: int) -> list[Any]:
+    """An Arrow array as Python has it. before: how many rows of the file come before it."""
+    try:
+        return list(values.to_pylist())
+    except UnicodeDecodeError:
+        for row, value in enumerate(values, before + 1):
+            try:
+                value.as_py()
+            except UnicodeDecodeError as error:
+                raise Refused(f"{path}, row {row}: '{name}' is not UTF-8 ({error.reason}); {_remedy(path)}") from None
+        raise
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
     opener = gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
@@ -143,7 +188,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
                     raise Refused(f"{path}, line {number}: not a JSON object")
                 yield row
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise Refused(f"{path}: damaged or cut off after line {number} ({error}); fetch it again") from None
+        raise Refused(f"{path}: damaged or cut off after line {number} ({error}); {_remedy(path)}") from None
     except UnicodeDecodeError as error:
         raise Refused(f"{path}, after line {number}: not UTF-8 ({error.reason})") from None
     except (ValueError, RecursionError) as error:
@@ -152,16 +197,18 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         raise Refused(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _check(rows: Rows, path: Path, check: Callable[[Row], str | None]) -> None:
-    if not rows:
-        raise Refused(f"{path}: no rows")
-    for number, row in enumerate(rows, 1):
-        wrong = check(row)
-        if wrong is not None:
-            raise Refused(f"{path}, line {number}: {wrong}")
+def _remedy(path: Path) -> str:
+    """What to do about a damaged file. In the hub's cache it is a link to its content: what is left of the two would be
+    taken for the whole."""
+    from huggingface_hub import constants
+
+    if not path.absolute().is_relative_to(Path(constants.HF_HUB_CACHE).expanduser().absolute()):
+        return "fetch it again"
+    content = f" and its content, {path.resolve()}," if path.is_symlink() else ""
+    return f"delete it{content} and run again: it is fetched anew"
 
 
-def limited(examples: list[Example], limit: int | None) -> list[Example]:
+def limited(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:
     """So many of the examples, in their order, drawn once: alike for all seeds. None: all."""
     if limit is None or limit >= len(examples):
         return examples
@@ -169,11 +216,12 @@ def limited(examples: list[Example], limit: int | None) -> list[Example]:
     return [examples[i] for i in kept.tolist()]
 
 
-def _sha256(rows: Mapping[str, Rows], fingerprint: Callable[[Row], list[Any]]) -> str:
+def _sha256(rows: Mapping[str, Rows], format: RowFormat) -> str:
     """Over texts and labels, not files, so that the hub's copy and a folder's agree."""
     digest = hashlib.sha256()
-    for split in rows:
+    for split, each in rows.items():
         digest.update(f"{split}\n".encode())
-        for row in rows[split]:
-            digest.update(json.dumps(fingerprint(row), ensure_ascii=False).encode() + b"\n")
+        lines = format.lines(each)
+        while some := "".join(islice(lines, 1000)):  # a digest of a thousand lines at once is quick, of all in memory
+            digest.update(some.encode())
     return digest.hexdigest()

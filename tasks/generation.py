@@ -16,6 +16,7 @@ from tasks.cache import Cache
 from tasks.completions import Completions, encode, prompt, token_losses
 from tasks.metrics import Scores
 from tasks.prompts import Form
+from tasks.rows import Row
 
 EVALUATED = 32  # examples at once: the output layer makes a row of the whole vocabulary for every token
 
@@ -62,7 +63,7 @@ class Generation:
         splits = list(dict.fromkeys([self.train, self.validation, self.scored]))
         judged = self.scored == self.validation
         hint = "" if judged else f"\nor judge on the validation set: task.scored={self.validation}"
-        raw = data.load(self.name, self.source, origin, splits, self.form.check, self.form.fingerprint, hint)
+        raw = data.load(self.name, self.source, origin, splits, self.form, hint)
         for split in splits:
             if not any(self.form.examples(row) for row in raw.rows[split]):
                 raise Refused(f"task={self.name}: split {split} has no texts to learn or to be judged by{hint}")
@@ -98,7 +99,7 @@ class Generation:
     def inputs(self, raw: data.Raw) -> list[Input]:
         """The distinct contexts of the scored split, in the order in which they first appear, each with all its
         references."""
-        grouped: dict[str, list[tuple[str, data.Row]]] = {}
+        grouped: dict[str, list[tuple[str, Row]]] = {}
         for row in raw.rows[self.scored]:
             for context, completion in self.form.examples(row):
                 grouped.setdefault(context, []).append((completion.strip(), row))

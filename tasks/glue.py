@@ -15,7 +15,7 @@ from torch import nn
 from engine.contract import Batch, Numbers, Origin, Predict, Refused, Special, Split, Splits, generator, number, one_of
 from tasks import data
 from tasks.cache import Cache
-from tasks.prompts import lost, not_text
+from tasks.rows import Rows, TextRows, column
 from tasks.tokens import Tokens
 
 METRICS = {"cola": ("matthews_correlation", "accuracy"), "stsb": ("pearson", "spearman"),
@@ -56,25 +56,9 @@ class Glue:
 
     def load(self, origin: Origin) -> data.Raw:
         """The rows, checked. Raises Refused."""
-        return data.load(self.name, self.source, origin, [self.train, *self.validation.values()], self._wrong,
-                         self._fingerprint)
-
-    def _wrong(self, row: data.Row) -> str | None:
-        """What is wrong with a row, if anything is."""
-        problem = lost(row, *self.sentences, "label") or not_text(row, *self.sentences)
-        if problem:
-            return problem
-        label = row["label"]
-        good = isinstance(label, (int, float)) and not isinstance(label, bool)
-        if good and (label in range(len(self.labels)) if self.labels else 0 <= label <= 5):
-            return None
-        return f"label {label!r} is not " + (
-            f"one of 0 to {len(self.labels) - 1}" if self.labels else "a score from 0 to 5")
-
-    def _fingerprint(self, row: data.Row) -> list[Any]:
-        """Texts and label; the hub keeps scores in float32."""
-        label = int(row["label"]) if self.labels else float(np.float32(row["label"]))
-        return [*(row[name] for name in self.sentences), label]
+        splits = [self.train, *self.validation.values()]
+        format = TextRows(self.sentences, len(self.labels)) if self.labels else TextRows(self.sentences, highest=5)
+        return data.load(self.name, self.source, origin, splits, format)
 
     def splits(self, raw: data.Raw, tokenizer: Any, recipe: Any, special: Special,
                cache: Path | None = None) -> Splits:
@@ -82,15 +66,15 @@ class Glue:
         cache. A limit draws its examples once, for all seeds alike."""
         train, kept = data.limited(raw.rows[self.train], self.limit), Cache(cache, tokenizer)
 
-        def tokens(rows: data.Rows) -> Tokens:
-            texts = [[row[name] for row in rows] for name in self.sentences]
+        def tokens(rows: Rows) -> Tokens:
+            texts = [column(rows, name) for name in self.sentences]
             return Tokens(texts, self._labels(rows), tokenizer, recipe.length, special, kept)
 
         validation = {name: tokens(raw.rows[split]) for name, split in self.validation.items()}
         return Splits(tokens(train), validation)
 
-    def _labels(self, rows: data.Rows) -> torch.Tensor:
-        return torch.tensor([row["label"] for row in rows], dtype=torch.long if self.labels else torch.float32)
+    def _labels(self, rows: Rows) -> torch.Tensor:
+        return torch.tensor(column(rows, "label"), dtype=torch.long if self.labels else torch.float32)
 
     def losses(self, model: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
         """Of each example (n,): cross-entropy, or the squared error of a score (no smoothing there)."""

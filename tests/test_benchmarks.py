@@ -48,7 +48,21 @@ def test_the_step_row_times_every_way_at_once_and_full_tuning_beside_it(tmp_path
             assert row["ms_low"] <= row["ms"] <= row["ms_high"] and row["low"] <= row["ratio"] <= row["high"]
     assert [row["ms_ft"] for row in full] == [row["ms"] for row in steps if row["method"] == "ft"]
     assert all(row["paper"] == pytest.approx(1.326, abs=1e-3) and row["limit"] == 1.5 for row in full)
+    halves = said["rows"]["precision"]
+    assert [row["model"] for row in halves] == ["minilm", "roberta-base", "gpt2-medium"]  # also where auto is fp32
     assert "Toy sizes" in text and "| peft | lora |" in text
+
+
+def test_the_two_precisions_take_turns_on_one_step_and_the_ratio_is_fp32_over_bf16(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(self: Bench, what: str, calls: Any) -> list[list[float]]:
+        assert [call.func.__self__.precision for call in calls] == ["fp32", "bf16"]
+        return [[4.0, 6.0, 10.0], [2.0, 2.0, 2.0]]
+
+    monkeypatch.setattr(Bench, "measure", measure)
+    rows = step._halves(TOY).rows
+    assert len(rows) == len(step.IN_HALF)
+    assert all((row["ms_fp32"], row["ms_bf16"], row["ratio"]) == (6, 2, 3) for row in rows)
 
 
 @pytest.mark.parametrize(("row", "table"), [("spectra", "phi"), ("decoding", "decoding"), ("together", "together")])

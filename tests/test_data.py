@@ -1,19 +1,40 @@
 """Data: a row is the same row and a data set the same data set wherever it was read from."""
 
+import gzip
+import hashlib
+import json
+import os
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 import yaml
-from conftest import COLUMNS, ROOT, Row, glue_rows, glue_splits, jsonl, tree, write_glue, write_model
+from conftest import (
+    COLUMNS,
+    ROOT,
+    TEXTS,
+    Row,
+    glue_rows,
+    glue_splits,
+    jsonl,
+    tree,
+    write_glue,
+    write_model,
+    write_texts,
+)
 from datasets import ClassLabel, Dataset, Features, Value
+from hydra.utils import instantiate
+from pyarrow.parquet import write_table
 from tiny import recipe
 
 from engine.contract import Origin, Refused, Special
 from tasks import data
 from tasks.glue import Glue
+from tasks.rows import RowFormat, Table, TextRows, column
 from tasks.tokens import Tokens
 
 NONE = Special((), ())
@@ -247,3 +268,233 @@ def test_a_subset_for_judging_is_said_too(tmp_path: Path) -> None:
     jsonl(place / "validation_subset.jsonl", rows)
     raw = read("rte", tmp_path)
     assert raw.kind == "folder (subset)"
+
+
+# --- reading quickly changes nothing --------------------------------------------------------------------------------
+
+PAIR, SCORED, TEXT = TextRows(("a", "b"), classes=3), TextRows(("a", "b"), highest=5), TextRows(("a",))
+LABELS: dict[TextRows, list[Any]] = {PAIR: [0, 1, 2, 1.0], SCORED: [0, 5, 3.8, 0.1, 2.4000000953674316, 1e-9, 5.0],
+                                     TEXT: [None]}
+formats = pytest.mark.parametrize("format", LABELS, ids=["classes", "scores", "no label"])
+
+
+def plainly(row: Row, format: TextRows) -> str:
+    """What a row's line is, in the words of json.dumps alone."""
+    label = [] if format is TEXT else [int(row["label"]) if format is PAIR else float(np.float32(row["label"]))]
+    return json.dumps([*(row[name] for name in format.texts), *label], ensure_ascii=False)
+
+
+def awkward() -> list[str]:
+    """Texts with every character up to U+FFFF, some beyond, and what JSON escapes."""
+    every = "".join(chr(code) for code in [*range(0xD800), *range(0xE000, 0x10000), 0x1F600, 0x10FFFF])
+    drawn = random.Random(0)
+    return [every, "", '"', "\\", "\\u0041", "\n", "\r\n", "\x00\x1f\x7f", "\u2028", "[1, 2]", *(
+        "".join(drawn.choices(every, k=drawn.randrange(1, 40))) for _ in range(500))]
+
+
+@formats
+def test_the_line_of_a_row_is_what_json_makes_of_its_fingerprint(format: TextRows) -> None:
+    texts, labels = awkward(), LABELS[format]
+    rows = [{"a": text, "b": text[::-1], "label": labels[i % len(labels)]} for i, text in enumerate(texts)]
+    table = Table({name: [row[name] for row in rows] for name in ("a", "b", "label")})
+    wanted = [f"{plainly(row, format)}\n" for row in rows]
+    assert format.first_wrong(rows) is None
+    assert list(format.lines(rows)) == list(format.lines(table)) == list(RowFormat.lines(format, rows)) == wanted
+
+
+@formats
+def test_by_columns_the_first_wrong_row_is_the_one_that_is_found_row_by_row(format: TextRows) -> None:
+    good = {"a": "é", "b": "b", "label": LABELS[format][0]}
+    junk = [None, -1, 3, 7, 0.5, 5.1, float("nan"), float("inf"), 10**400, True, "", "1", "x\ud800", b"x", [], {}]
+    found = 0
+    for name in ("a", "b", "label"):
+        for value in [*junk, "lost"]:
+            bad = {key: each for key, each in good.items() if key != name} | ({} if value == "lost" else {name: value})
+            rows = [good, good, bad, good, bad]
+            wanted = RowFormat.first_wrong(format, rows)
+            assert format.first_wrong(rows) == wanted and (wanted is None or wanted[0] == 2)
+            if value != "lost":
+                assert format.first_wrong(Table({key: [row[key] for row in rows] for key in good})) == wanted
+            found += wanted is not None
+    assert found > 12
+
+
+def test_a_table_is_the_rows_that_it_was_made_of() -> None:
+    rows = [{"a": str(i), "label": i} for i in range(5)]
+    table = Table({"a": [row["a"] for row in rows], "label": [row["label"] for row in rows]})
+    assert list(table) == rows and len(table) == 5 and table[3] == rows[3] and list(table[1:3]) == rows[1:3]
+    assert column(table, "a") == column(rows, "a") == list("01234") and len(Table({"a": []})) == len(Table({})) == 0
+
+
+def made(name: str, **changes: Any) -> Any:
+    """Any task as its file in conf/task makes it."""
+    said = {key: value for key, value in conf(name).items() if key != "defaults"}
+    return instantiate(said | changes, _convert_="all")
+
+
+def used(row: Row, name: str) -> list[Any]:
+    """What a task uses of a row, in the order that was first chosen."""
+    if name == "webnlg":
+        return [row["category"], row["test_category"], row["modified_triple_sets"]["mtriple_set"],
+                row["lex"]["comment"], row["lex"]["text"]]
+    if name == "wikisql":
+        sql, conds = row["sql"], row["sql"]["conds"]
+        return [row["question"], row["table"]["header"], sql["human_readable"], sql["sel"], sql["agg"],
+                conds["column_index"], conds["operator_index"], conds["condition"]]
+    if name == "dart":
+        return [row["tripleset"], row["annotations"]["text"]]
+    if name == "stsb":
+        return [row["sentence1"], row["sentence2"], float(np.float32(row["label"]))]
+    columns = {"e2e": ("meaning_representation", "human_reference"), "samsum": ("dialogue", "summary"),
+               "mnli-lm": ("premise", "hypothesis", "label")}
+    return [row[key] for key in columns.get(name) or (*COLUMNS[name], "label")]
+
+
+def digest(rows: dict[str, list[Row]], name: str) -> str:
+    """data_sha256 as it was first defined: a line for each split's name, a line of JSON for each row."""
+    found = hashlib.sha256()
+    for split, each in rows.items():
+        found.update(f"{split}\n".encode())
+        for row in each:
+            found.update(json.dumps(used(row, name), ensure_ascii=False).encode() + b"\n")
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("name", [*TEXTS, *sorted(ORDER)])
+def test_the_sha256_is_that_of_the_definition_from_either_format(tmp_path: Path, name: str) -> None:
+    root = write_texts(tmp_path) if name in TEXTS else write_glue(tmp_path, [name])
+    raw = made(name).load(Origin("folder", str(root), None, None))
+    rows: dict[str, list[Row]] = {}
+    source = made(name).source
+    for split in raw.rows:
+        path = root / source.id.rpartition("/")[2] / (source.config or "") / f"{split}.jsonl.gz"
+        rows[split] = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        write_table(pyarrow.Table.from_pylist(rows[split]), path.with_name(f"{split}.parquet"))
+        path.unlink()
+    again = made(name).load(Origin("folder", str(root), None, None))
+    assert raw.sha256 == again.sha256 == digest(rows, name)
+    assert all(isinstance(each, Table) for each in again.rows.values())
+
+
+RECORDS = [json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("results/runs/paper/*/*.json")]
+KNOWN = {(record["settings"]["task"]["name"], record["settings"]["task"].get("scored"), record["data"],
+          record["data_sha256"]) for record in RECORDS if record["data"].startswith("folder")}
+
+
+@pytest.mark.skipif(not (SHARED / "glue").is_dir(), reason="the real data is not beside the checkout")
+@pytest.mark.parametrize("known", sorted(KNOWN, key=str), ids=lambda known: known[0])
+def test_committed_records_were_made_of_the_data_that_is_read_now(known: tuple[str, str | None, str, str]) -> None:
+    name, scored, kind, sha256 = known
+    raw = made(name, **({"scored": scored} if scored else {})).load(Origin("folder", str(SHARED), None, None))
+    assert (raw.kind, raw.sha256) == (kind, sha256)
+
+
+# --- Parquet --------------------------------------------------------------------------------------------------------
+
+
+def rte(root: Path, rows: list[Row], name: str = "train.parquet", **how: Any) -> Path:
+    """A data_root whose training split, or a part of it, is this Parquet file."""
+    folder = write_glue(root, ["rte"]) / "glue" / "rte"
+    (folder / "train.jsonl.gz").unlink()
+    write_table(pyarrow.Table.from_pylist(rows), folder / name, **how)
+    return folder / name
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(Refused) as caught:
+        read("rte", root)
+    return str(caught.value)
+
+
+def test_of_parquet_only_the_columns_that_a_task_needs_are_read(tmp_path: Path) -> None:
+    rte(tmp_path, [row | {"parse": "(S (NP x))"} for row in glue_rows("rte", 8)])
+    rows = read("rte", tmp_path).rows["train"]
+    assert isinstance(rows, Table) and list(rows.columns) == ["sentence1", "sentence2", "label"]
+
+
+def test_a_column_that_parquet_lacks_is_named_with_those_that_it_has(tmp_path: Path) -> None:
+    path = rte(tmp_path, [{"sentence1": "a", "label": 0, "idx": 0}])
+    assert refusal(tmp_path) == f"{path}, row 1: no column 'sentence2' (it has sentence1, label, idx)"
+
+
+@pytest.mark.parametrize(("wrong", "says"), [
+    ({"label": 2}, "label 2 is not one of 0 to 1"), ({"label": None}, "label None is not one of 0 to 1"),
+    ({"sentence2": None}, "'sentence2' is not text: None")], ids=str)
+def test_a_wrong_row_of_parquet_is_named_by_its_own_file_and_its_place_there(tmp_path: Path, wrong: Row,
+                                                                             says: str) -> None:
+    rows = glue_rows("rte", 8)
+    rte(tmp_path, rows, "train-00000-of-00002.parquet")
+    second = tmp_path / "glue" / "rte" / "train-00001-of-00002.parquet"
+    write_table(pyarrow.Table.from_pylist([*rows[:5], rows[5] | wrong]), second)
+    assert refusal(tmp_path) == f"{second}, row 6: {says}"
+
+
+def test_a_file_without_rows_beside_one_with_some_is_no_empty_split(tmp_path: Path) -> None:
+    rows = glue_rows("rte", 8)
+    first = rte(tmp_path, rows, "train-00000-of-00002.parquet")
+    write_table(pyarrow.Table.from_pylist(rows).slice(0, 0), first.with_name("train-00001-of-00002.parquet"))
+    assert len(read("rte", tmp_path).rows["train"]) == 8
+    write_table(pyarrow.Table.from_pylist(rows).slice(0, 0), first)
+    assert refusal(tmp_path) == f"{first}: no rows"
+
+
+def spoil(path: Path, how: str) -> None:
+    """Damages a Parquet file: cuts it, changes a bit of its footer or of its data, or takes it away."""
+    data = bytearray(path.read_bytes())
+    if how == "cut off":
+        data = data[:len(data) // 2]
+    elif how == "footer":
+        data[-12] ^= 1
+        data[-60:-20] = bytes(40)
+    elif how == "a bit":
+        data[data.index(b"the cat") + 3] ^= 4
+    elif how == "not UTF-8":
+        data[data.index(b"the cat") + 3] = 0xFF
+    path.write_bytes(data)
+
+
+DAMAGED = [("cut off", "not a whole Parquet file (", False), ("footer", "not a whole Parquet file (", False),
+           ("a bit", "not a whole Parquet file (", True), ("not UTF-8", "'sentence1' is not UTF-8 (invalid ", False)]
+UNPACKED: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+ways_to_damage = pytest.mark.parametrize(("how", "says", "checksum"), DAMAGED, ids=[how for how, *_ in DAMAGED])
+
+
+@ways_to_damage
+def test_damaged_parquet_in_a_folder_is_to_be_fetched_again(tmp_path: Path, how: str, says: str,
+                                                            checksum: bool) -> None:
+    rows = [row | {"sentence1": f"the cat {i}"} for i, row in enumerate(glue_rows("rte", 40))]
+    path = rte(tmp_path, rows, **UNPACKED, write_page_checksum=checksum)
+    spoil(path, how)
+    said = refusal(tmp_path)
+    assert said.startswith(f"{path}, row 1: {says}" if how == "not UTF-8" else f"{path}: {says}")
+    assert said.endswith("; fetch it again") and "\n" not in said
+
+
+@ways_to_damage
+def test_damaged_parquet_in_the_hubs_cache_is_to_be_deleted_link_and_content(
+        tmp_path: Path, no_cache: Path, how: str, says: str, checksum: bool) -> None:
+    snapshot = no_cache / "datasets--nyu-mll--glue" / "snapshots" / task("rte").source.revision / "rte"
+    snapshot.mkdir(parents=True)
+    rows = [row | {"sentence1": f"the cat {i}"} for i, row in enumerate(glue_rows("rte", 40))]
+    content, link = tmp_path / "content", snapshot / "train-00000-of-00001.parquet"
+    for path in (content, snapshot / "validation-00000-of-00001.parquet"):
+        write_table(pyarrow.Table.from_pylist(rows), path, **UNPACKED, write_page_checksum=checksum)
+    os.symlink(content, link)
+    hub = Origin("hub", None, None, None)
+    assert task("rte").load(hub).kind == "hub"
+    spoil(content, how)
+    with pytest.raises(Refused) as caught:
+        task("rte").load(hub)
+    said = str(caught.value)
+    assert said.startswith(str(link)) and says in said
+    assert said.endswith(f"; delete it and its content, {content}, and run again: it is fetched anew")
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["own folder", "hub's cache"])
+def test_damaged_json_lines_say_what_to_do(tmp_path: Path, no_cache: Path, cached: bool) -> None:
+    root = no_cache if cached else tmp_path / "own"
+    path = write_glue(root, ["rte"]) / "glue" / "rte" / "train.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-40])
+    said = refusal(root)
+    assert said.startswith(f"{path}: damaged or cut off after line ")
+    assert said.endswith("; delete it and run again: it is fetched anew" if cached else "; fetch it again")

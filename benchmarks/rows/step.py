@@ -15,6 +15,7 @@ from engine.backbone import Backbone
 
 LETTER, TITLE = "a, b", "A training step of LoRA, and of FT"
 MODELS = ("roberta-base", "gpt2-medium")
+IN_HALF = ("minilm", *MODELS)  # 384, 768 and 1024 wide
 SHAPES = ((4, 24), (16, 64), (32, 128), (4, 512))  # batch x length
 TOYS = ((2, 8),)
 ALIKE = 1e-4  # of the loss and of a gradient, in float32
@@ -35,6 +36,7 @@ def run(bench: Bench) -> list[Table]:
             for precision in bench.precisions():
                 found = _cell(bench, name, base, size, length, precision)
                 steps += [{"model": name, "layers": count, "words": words} | cells for cells in found]
+    halves = _halves(bench)
     about = [
         f"forward, backward, fused AdamW, zero_grad; r={ways.R}, alpha={ways.ALPHA:g}, targets q and v, LoRA dropout "
         f"0, the model's dropout {shapes.DROPOUT}; `ratio`: how many times ours it takes (quartiles low, high)",
@@ -46,7 +48,7 @@ def run(bench: Bench) -> list[Table]:
         about.append("on a CPU the models are cut to the layers that the table names, and to the same share of their "
                      "words; loralib's MergedLinear, a grouped convolution, takes minutes there: 16 x 64 alone")
     about += [f"{name} is missing: pip install -e '.[bench]'" for name in missing]
-    return [Table("step", steps, about), full(steps)]
+    return [Table("step", steps, about), full(steps), halves]
 
 
 def agree(bench: Bench, name: str, base: Backbone) -> None:
@@ -81,6 +83,28 @@ def _cell(bench: Bench, name: str, base: Backbone, size: int, length: int, preci
     return [{"way": each.name, "method": each.method, "batch": size, "length": length, "precision": precision,
              **spread(taken), **ratio(taken, times[0]), "peak_bytes": None}
             for each, taken in zip(made, times, strict=True)]
+
+
+def _halves(bench: Bench) -> Table:
+    """fp32 and bf16 beside each other, whichever of them precision=auto stands for on this device."""
+    chosen = bench.precisions()[-1]
+    rows: list[Cells] = []
+    for name in IN_HALF if chosen == "bf16" or not bench.cuda else ():
+        count = shapes.layers(name, bench.cuda, bench.quick)
+        base = shapes.base(name, count, bench.device, bench.quick)
+        for size, length in TOYS if bench.quick else SHAPES:
+            batch = shapes.batch(name, base, size, length, bench.device)
+            single, half = (ways.way("ours", "lora", shapes.copied(base, own=True), precision)
+                            for precision in ("fp32", "bf16"))
+            with half.held():
+                times = bench.measure(f"{name} {size}x{length} fp32, bf16", [partial(single.step, batch),
+                                                                             partial(half.step, batch)])
+            rows.append({"model": name, "layers": count, "width": base.model.config.hidden_size, "batch": size,
+                         "length": length, **spread(times[0], "ms_fp32"), **spread(times[1], "ms_bf16"),
+                         **ratio(times[0], times[1])})
+    return Table("precision", rows, [
+        "LoRA by this project, as in `step`; the two precisions take turns; `ratio`: fp32 over bf16",
+        f"precision=auto is {chosen} here"])
 
 
 def slow(name: str, way: str, tokens: int) -> bool:

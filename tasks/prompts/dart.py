@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.prompts import are_texts, lost, not_parallel, shown
+from tasks.prompts import Form
+from tasks.rows import Row, are_texts, lost, not_parallel, shown
 
 
-class DART:
+class DART(Form):
     """`subject : relation : object | …` and a text, one pair for each."""
 
-    def check(self, row: dict[str, Any]) -> str | None:
+    def check(self, row: Row) -> str | None:
         """The row must have triples of three texts, and a list of texts."""
         problem = lost(row, "tripleset", "annotations") or not_parallel(row, "annotations", "text")
         if problem:
@@ -20,15 +21,11 @@ class DART:
             return None
         return f"'tripleset' is not a list of triples of text: {shown(triples)}"
 
-    def fingerprint(self, row: dict[str, Any]) -> list[Any]:
+    def fingerprint(self, row: Row) -> list[Any]:
         """Triples and texts."""
         return [row["tripleset"], row["annotations"]["text"]]
 
-    def examples(self, row: dict[str, Any]) -> list[tuple[str, str]]:
+    def examples(self, row: Row) -> list[tuple[str, str]]:
         """One pair for each text."""
         context = " | ".join(f"{subject} : {relation.lower()} : {item}" for subject, relation, item in row["tripleset"])
         return [(context, text) for text in row["annotations"]["text"]]
-
-    def part(self, row: dict[str, Any]) -> str | None:
-        """None: the test set is scored as a whole."""
-        return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tasks.prompts import not_text, shown
+from tasks.prompts import Form
+from tasks.rows import Row, not_text, shown
 
 SLOTS = {"name": "name", "eatType": "Type", "food": "food", "priceRange": "price", "customer rating": "customer rating",
          "area": "area", "familyFriendly": "family friendly", "near": "near"}  # the hub's name -> the official one
@@ -27,13 +28,13 @@ RULES = [(sign, re.compile(pattern), new) for sign, pattern, new in (
 )]
 
 
-class E2E:
+class E2E(Form):
     """`name : X | Type : Y` and the tokenised reference: examples/NLG/data/e2e of microsoft/LoRA, line by line.
 
     Checked on all 42,061 + 4,672 lines. The official converter strips each line, so the blank at its end is not there.
     """
 
-    def check(self, row: dict[str, Any]) -> str | None:
+    def check(self, row: Row) -> str | None:
         """The meaning representation must be a list of the eight known slots, the reference text."""
         problem = not_text(row, "meaning_representation", "human_reference")
         if not problem and not all(map(SLOT.fullmatch, _slots(row))):
@@ -41,19 +42,15 @@ class E2E:
                        f"{shown(row['meaning_representation'])}")
         return problem
 
-    def fingerprint(self, row: dict[str, Any]) -> list[Any]:
+    def fingerprint(self, row: Row) -> list[Any]:
         """Both columns."""
         return [row["meaning_representation"], row["human_reference"]]
 
-    def examples(self, row: dict[str, Any]) -> list[tuple[str, str]]:
+    def examples(self, row: Row) -> list[tuple[str, str]]:
         """One pair: a row has one reference."""
         pairs = [SLOT.findall(slot)[0] for slot in _slots(row)]
         context = " | ".join(f"{SLOTS[name]} : {tokenise(value)}" for name, value in pairs)
         return [(context, tokenise(row["human_reference"]))]
-
-    def part(self, row: dict[str, Any]) -> str | None:
-        """None: the test set is scored as a whole."""
-        return None
 
 
 def tokenise(text: str) -> str:
@@ -65,5 +62,5 @@ def tokenise(text: str) -> str:
     return " ".join(text.split()).replace(KEPT, ".")
 
 
-def _slots(row: dict[str, Any]) -> list[str]:
+def _slots(row: Row) -> list[str]:
     return re.split(r"(?<=\]),\s*", row["meaning_representation"].strip())

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.prompts import are_texts, is_text, lost, not_parallel, not_text, shown
+from tasks.prompts import Form
+from tasks.rows import Row, are_texts, is_text, lost, not_parallel, not_text, shown
 
 
-class WikiSQL:
+class WikiSQL(Form):
     """Appendix C of the paper: the context is the table's schema and the query, the target the SQL.
 
     How they are written down it does not say: the two labelled lines are ours, the target is human_readable.
     """
 
-    def check(self, row: dict[str, Any]) -> str | None:
+    def check(self, row: Row) -> str | None:
         """The row must have a question, a header, and SQL as text and as numbers that fit the header."""
         problem = not_text(row, "question") or lost(row, "table", "sql")
         if problem:
@@ -28,20 +29,16 @@ class WikiSQL:
             return f"'sql' has no column 'sel' of the header or no aggregate 'agg' from 0 to 5: {shown(sql)}"
         return _conditions(sql, len(header))
 
-    def fingerprint(self, row: dict[str, Any]) -> list[Any]:
+    def fingerprint(self, row: Row) -> list[Any]:
         """Question, header, the query as text and as the numbers that it is scored by."""
         sql, conds = row["sql"], row["sql"]["conds"]
         return [row["question"], row["table"]["header"], sql["human_readable"], sql["sel"], sql["agg"],
                 conds["column_index"], conds["operator_index"], conds["condition"]]
 
-    def examples(self, row: dict[str, Any]) -> list[tuple[str, str]]:
+    def examples(self, row: Row) -> list[tuple[str, str]]:
         """One pair."""
         context = f"table: {', '.join(row['table']['header'])}\nquestion: {row['question']}\n"
         return [(context, row["sql"]["human_readable"])]
-
-    def part(self, row: dict[str, Any]) -> str | None:
-        """None: the validation set is scored as a whole."""
-        return None
 
 
 def _conditions(sql: dict[str, Any], columns: int) -> str | None:
