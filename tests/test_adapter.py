@@ -20,7 +20,7 @@ from engine import models
 from engine.backbone import Backbone, Role
 from engine.contract import Refused, generator
 
-KINDS = ("roberta", "bert", "deberta", "gpt2")
+KINDS = tiny.KINDS
 ORACLE = Path(__file__).parent / "oracles" / "adapters.safetensors"   # tests/oracles/make_adapters.py wrote it
 ROLES = {"gpt2": tiny.GPT2, "deberta-v2": tiny.DEBERTA}
 

@@ -1,0 +1,103 @@
+"""Where the output of attention and MLP goes, read off a forward pass: so an adapter finds its place in the same way in
+every architecture, whatever the modules are called.
+
+    o = projection(…)     h = dropout(o), if there is one     y = h + x     LN(y), where the layer normalises its sums
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+ADDITIONS = (torch.add, torch.Tensor.add, torch.Tensor.add_)
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """How attention or MLP ends."""
+
+    h: str  # the module that gives h: the dropout behind the projection, or the projection itself
+    norm: str | None  # the LayerNorm that reads y and that alone; None: y goes on as it is
+    last: bool  # whether its output, LN(y) or y, is that of the layer
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operation of a forward pass: a module without parts, by its name, or a function outside of such a module."""
+
+    by: str | Callable[..., Any]
+    read: list[torch.Tensor]
+    gave: torch.Tensor
+
+
+class Trace(TorchFunctionMode):
+    """The operations of a model's forward pass on two tokens, on whatever device it is. Nothing is dropped in it, and a
+    dropout gives the very tensor that it reads. Every tensor is kept, so that none is mistaken for an earlier one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.steps: list[Step] = []
+        self.outputs: dict[str, Any] = {}  # what each module gave; the first of several
+        self._inside = False  # a module without parts
+        was = model.training
+        with torch.no_grad(), ExitStack() as stack:
+            stack.callback(model.train, was)
+            for name, module in model.named_modules():
+                if not list(module.children()):
+                    stack.callback(module.register_forward_pre_hook(self._enter).remove)
+                stack.callback(module.register_forward_hook(partial(self._leave, name), with_kwargs=True).remove)
+            stack.enter_context(self)
+            model.eval()(input_ids=torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device))
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        gave = func(*args, **(kwargs or {}))
+        if not self._inside:
+            self._note(func, args, kwargs or {}, gave)
+        return gave
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        self._inside = True
+
+    def _leave(self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any], gave: Any) -> None:
+        self.outputs[name] = gave[0] if isinstance(gave, (tuple, list)) else gave
+        if not list(module.children()):
+            self._inside = False
+            self._note(name, args, kwargs, gave)
+
+    def _note(self, by: str | Callable[..., Any], args: Any, kwargs: dict[str, Any], gave: Any) -> None:
+        if isinstance(gave, torch.Tensor):
+            read = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
+            self.steps.append(Step(by, read, gave))
+
+    def sublayer(self, layer: str, projection: str) -> Sublayer | None:
+        """How the sub-layer that ends with this projection ends in that layer. None where it does not end as written
+        above: what a projection gives is used twice, or scaled or normalised before it is added, or dropped by a
+        function, in front of which no module can stand."""
+        steps = self.steps
+        at = next((place for place, step in enumerate(steps) if step.by == projection), None)
+        if at is None:
+            return None
+        h, readers = projection, self._readers(at)
+        while readers and isinstance(steps[readers[0]].by, str) and steps[readers[0]].gave is steps[at].gave:
+            h = str(steps[readers.pop(0)].by)
+        if len(readers) != 1 or steps[readers[0]].by not in ADDITIONS:
+            return None
+        y, behind = steps[readers[0]].gave, self._readers(readers[0])
+        if y is not self.outputs[layer] and len(behind) == 1:
+            norm = steps[behind[0]]
+            if isinstance(norm.by, str) and "norm" in type(self.model.get_submodule(norm.by)).__name__.lower():
+                return Sublayer(h, norm.by, norm.gave is self.outputs[layer])
+        return Sublayer(h, None, y is self.outputs[layer])
+
+    def _readers(self, at: int) -> list[int]:
+        """The places of the later steps that read what this one gave."""
+        gave = self.steps[at].gave
+        return [place for place in range(at + 1, len(self.steps)) if any(t is gave for t in self.steps[place].read)]
