@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from engine.contract import Batch
+
 ADDITIONS = (torch.add, torch.Tensor.add, torch.Tensor.add_)
 
 
@@ -38,10 +40,10 @@ class Step:
 
 
 class Trace(TorchFunctionMode):
-    """The operations of a model's forward pass on two tokens, on whatever device it is. Nothing is dropped in it, and a
-    dropout gives the very tensor that it reads. Every tensor is kept, so that none is mistaken for an earlier one."""
+    """The operations of a model's forward pass. Nothing is dropped in it, and a dropout gives the very tensor that it
+    reads. Every tensor is kept, so that none is mistaken for an earlier one."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
         super().__init__()
         self.model = model
         self.steps: list[Step] = []
@@ -55,7 +57,7 @@ class Trace(TorchFunctionMode):
                     stack.callback(module.register_forward_pre_hook(self._enter).remove)
                 stack.callback(module.register_forward_hook(partial(self._leave, name), with_kwargs=True).remove)
             stack.enter_context(self)
-            model.eval()(input_ids=torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device))
+            model.eval()(**batch)
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         gave = func(*args, **(kwargs or {}))

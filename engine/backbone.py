@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
-from engine.contract import Refused, Special
+from engine.contract import Batch, Refused, Special
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds to import
@@ -91,6 +92,29 @@ class Backbone:
         """Puts a module in the place of the one called name."""
         parent, _, child = name.rpartition(".")
         setattr(self.model.get_submodule(parent), child, module)
+
+    def blank(self, examples: int, tokens: int) -> Batch:
+        """Inputs for a forward pass of which only the graph matters, on the model's device, which may be the meta
+        device. Models take masks of different shapes there: what looks into a mask cannot do it without numbers. Raises
+        Refused where no shape will do."""
+        device = next(self.model.parameters()).device
+        ids = torch.zeros(examples, tokens, dtype=torch.long, device=device)
+        masks: list[torch.Tensor | None] = [  # DeBERTa takes the second, ESM none
+            torch.ones(examples, 1, tokens, tokens, dtype=torch.bool, device=device),
+            torch.ones(examples, tokens, device=device), None]
+        was, said = self.model.training, ""
+        for mask in masks:
+            batch = {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
+            try:
+                with torch.no_grad():
+                    self.model.eval()(**batch)
+                return batch
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                said = str(error).strip().partition("\n")[0]
+            finally:
+                self.model.train(was)
+        raise Refused(f"{type(self.model).__name__} makes no forward pass on the {device} device with tokens alone "
+                      f"({said})")
 
     def special(self, tokens: tuple[int, int]) -> Special:
         """The ids behind the vocabulary that stand for a method's (l_p, l_i) special tokens. Ask before applying it."""

@@ -249,6 +249,9 @@ PATTERNS = {"rank_pattern": {"layer.1.attention.self.value": 2, "key": 3}, "alph
     ("roberta", {"target_modules": ["value"], "layers_to_transform": [0]}),
     ("roberta", {"target_modules": ["query"], "bias": "all"}),
     ("roberta", {"target_modules": ["key"], "bias": "lora_only"}),
+    ("mpnet", {"target_modules": ["q", "v", "attn.o"], "modules_to_save": ["classifier"]}),
+    ("llama", {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], "rank_pattern": {"k_proj": 2}}),
+    ("llama", {"target_modules": "all-linear"}),
     ("gpt2", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
     ("gpt2", {"target_modules": ["c_attn", "attn.c_proj", "c_fc"], "rank_pattern": {"c_attn": 5}}),
 ], ids=str)
