@@ -117,7 +117,7 @@ class Adapter:
             raise Refused(f"r={self.r}: a bottleneck is at most as wide as the model, {d}")
         sites = backbone.sites(["o", "ff"])
         kept = [f"{holder}.{layer}" for layer in range(len(blocks)) if layer not in dropped]
-        trace = Trace(backbone.model, backbone.blank(1, 2)) if self.design != "lin" else None
+        trace = Trace(backbone) if self.design != "lin" else None
         places = [place for block in kept for place in self._places(trace, block, sites)]
         for name, stand_in in places:
             module = backbone.model.get_submodule(name)

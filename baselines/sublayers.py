@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from engine.backbone import Backbone
 from engine.contract import Batch
 
 ADDITIONS = (torch.add, torch.Tensor.add, torch.Tensor.add_)
@@ -43,21 +44,25 @@ class Trace(TorchFunctionMode):
     """The operations of a model's forward pass. Nothing is dropped in it, and a dropout gives the very tensor that it
     reads. Every tensor is kept, so that none is mistaken for an earlier one."""
 
-    def __init__(self, model: nn.Module, batch: Batch) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.model = model
-        self.steps: list[Step] = []
-        self.outputs: dict[str, Any] = {}  # what each module gave; the first of several
-        self._inside = False  # a module without parts
-        was = model.training
+        self.model = model = backbone.model
+        self.steps: list[Step]
+        self.outputs: dict[str, Any]  # what each module gave; the first of several
+        self._inside: bool  # a module without parts
         with torch.no_grad(), ExitStack() as stack:
-            stack.callback(model.train, was)
+            stack.callback(model.train, model.training)
+            model.eval()
             for name, module in model.named_modules():
                 if not list(module.children()):
                     stack.callback(module.register_forward_pre_hook(self._enter).remove)
                 stack.callback(module.register_forward_hook(partial(self._leave, name), with_kwargs=True).remove)
-            stack.enter_context(self)
-            model.eval()(**batch)
+            backbone.blank_pass(self._forward, 1, 2)
+
+    def _forward(self, batch: Batch) -> None:
+        self.steps, self.outputs, self._inside = [], {}, False
+        with self:
+            self.model(**batch)
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         gave = func(*args, **(kwargs or {}))

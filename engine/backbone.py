@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from engine.contract import Batch, Refused, Special
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds to import
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,26 +95,20 @@ class Backbone:
         parent, _, child = name.rpartition(".")
         setattr(self.model.get_submodule(parent), child, module)
 
-    def blank(self, examples: int, tokens: int) -> Batch:
-        """Inputs for a forward pass of which only the graph matters, on the model's device, which may be the meta
-        device. Models take masks of different shapes there: what looks into a mask cannot do it without numbers. Raises
-        Refused where no shape will do."""
+    def blank_pass(self, forward: Callable[[Batch], T], examples: int, tokens: int) -> T:
+        """What forward gives for inputs without content: for a pass of which only the operations matter, on whatever
+        device the model is, the meta device too. There no model can look into its mask, and which shape of mask it
+        takes as it is depends on the model, so forward is called until one will do. Raises Refused where none does."""
         device = next(self.model.parameters()).device
-        ids = torch.zeros(examples, tokens, dtype=torch.long, device=device)
-        masks: list[torch.Tensor | None] = [  # DeBERTa takes the second, ESM none
-            torch.ones(examples, 1, tokens, tokens, dtype=torch.bool, device=device),
-            torch.ones(examples, tokens, device=device), None]
-        was, said = self.model.training, ""
-        for mask in masks:
-            batch = {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
+        ids = {"input_ids": torch.zeros(examples, tokens, dtype=torch.long, device=device)}
+        square = torch.ones(examples, 1, tokens, tokens, dtype=torch.bool, device=device)
+        flat = torch.ones(examples, tokens, device=device)  # DeBERTa
+        said = ""
+        for batch in (ids | {"attention_mask": square}, ids | {"attention_mask": flat}, ids):
             try:
-                with torch.no_grad():
-                    self.model.eval()(**batch)
-                return batch
+                return forward(batch)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                said = str(error).strip().partition("\n")[0]
-            finally:
-                self.model.train(was)
+                said = said or str(error).strip().partition("\n")[0]
         raise Refused(f"{type(self.model).__name__} makes no forward pass on the {device} device with tokens alone "
                       f"({said})")
 

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from engine.backbone import Backbone
-from engine.contract import Refused, generator
+from engine.contract import Batch, Refused, generator
 
 if TYPE_CHECKING:
     from engine.resolve import Cell
@@ -71,9 +71,16 @@ def _saved(backbone: Backbone, examples: int, tokens: int) -> int:
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    batch, was = backbone.blank(examples, tokens), model.training
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model.train()(**batch)  # bound to a name: the graph lives as long as it
-    model.train(was)
+    def forward(batch: Batch) -> object:
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            return model(**batch)
+
+    was = model.training
+    try:
+        model.train()
+        output = backbone.blank_pass(forward, examples, tokens)  # bound to a name: the graph lives as long as it
+    finally:
+        model.train(was)
     del output
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)

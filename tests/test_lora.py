@@ -149,6 +149,14 @@ def test_at_the_start_the_model_is_the_base_model_bit_for_bit(kind: str, mode: s
     assert torch.equal(tiny.logits(made.model, batch), tiny.logits(base.model, batch))
 
 
+def test_grouped_keys_and_values_have_fewer_outputs_and_so_lower_ranks() -> None:
+    made = tiny.adapted(tiny.lora(targets=["q", "k", "v", "o"]), "llama")
+    shapes = {s.name: tuple(module.B[s.name].shape) for module in layers(made.model) for s in module.slices}
+    assert shapes == {"q": (16, 4), "k": (8, 4), "v": (8, 4), "o": (16, 4)}
+    with pytest.raises(Refused, match=r"r=9: .*k_proj \(k\) allows ranks up to 8"):
+        tiny.adapted(tiny.lora(targets=["q", "k"], r=9), "llama")
+
+
 # --- PEFT -----------------------------------------------------------------------------------------------------------
 
 

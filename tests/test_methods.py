@@ -233,6 +233,34 @@ def test_memory_knows_the_recipes_dropout() -> None:
     assert kept[0.0] < 0.8 * kept[0.1]
 
 
+@pytest.mark.parametrize("name", ["deberta-v2", "esm", "openai-gpt", "distilbert"])
+def test_memory_is_told_whatever_shape_of_mask_a_model_takes(name: str) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    from engine import memory
+
+    config = AutoConfig.for_model(name, vocab_size=50, pad_token_id=1)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    kept = [memory.expected(models._frozen(model, None, tiny.spec({}), 2), n, 9).activations for n in (1, 2)]
+    assert 0 < kept[0] < kept[1] <= 2 * kept[0]
+
+
+def test_a_model_that_makes_no_forward_pass_is_refused_in_a_line() -> None:
+    """XMOD must be told a language."""
+    from transformers import XmodConfig, XmodForSequenceClassification
+
+    from engine import memory
+
+    config = XmodConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+    backbone = models._frozen(XmodForSequenceClassification(config), None, tiny.spec(tiny.BERT), 2)
+    for ask in (lambda: memory.expected(backbone, 1, 9),
+                lambda: METHODS["adapter-h"].apply(backbone, generator(0, "adapter"))):
+        with pytest.raises(Refused, match="XmodForSequenceClassification makes no forward pass .*language") as refusal:
+            ask()
+        assert "\n" not in str(refusal.value) and backbone.model.training
+
+
 @pytest.mark.parametrize(("part", "parts"), [(3, 3), (0, 5)])
 def test_a_part_that_does_not_divide_a_projection_is_refused(part: int, parts: int) -> None:
     backbone = tiny.backbone("gpt2")

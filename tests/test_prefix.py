@@ -171,6 +171,23 @@ def test_words_are_a_start_too(method: type[Any]) -> None:
     assert words.requires_grad is False
 
 
+class Scaled(nn.Embedding):
+    """As Gemma 3 has it."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return 4 * super().forward(ids)
+
+
+@METHODS
+def test_a_start_from_words_is_what_the_model_makes_of_them(method: type[Any]) -> None:
+    base = tiny.backbone("llama")
+    words = Scaled(tiny.VOCAB, 16).requires_grad_(False)
+    base.model.set_input_embeddings(words)
+    tiny.prefix(method, init="words").apply(base, generator(0, "adapter"))
+    rows = torch.cat([p for name, p in base.model.named_parameters() if ".special" in name])
+    assert len(rows) >= 5 and all((4 * words.weight == row).all(-1).any() for row in rows)
+
+
 def test_vocabulary_words_keep_their_embeddings() -> None:
     backbone, base = tiny.adapted(tiny.prefix()), tiny.backbone()
     ids = torch.arange(tiny.VOCAB)[None]

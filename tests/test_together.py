@@ -400,7 +400,8 @@ def test_what_has_no_batch_axis_is_refused_and_not_computed_wrongly(name: str) -
         train.fit(runs, Judged(), splits(METHODS[name], "deberta"), tiny.CPU, None)
 
 
-ODD = {"sub": lambda x, weight: x - weight, "mul": lambda x, weight: weight * x[..., :1], "cat": lambda x, weight: torch.cat([x[0], weight]),
+ODD = {"sub": lambda x, weight: x - weight, "mul": lambda x, weight: weight * x[..., :1],
+       "cat": lambda x, weight: torch.cat([x[0], weight]),
        "matmul": lambda x, weight: torch.matmul(x, other=weight),
        "__get__": lambda x, weight: x @ weight.T}
 
