@@ -27,8 +27,8 @@ class Sublayer:
     """How attention or MLP ends."""
 
     h: str  # the module that gives h: the dropout behind the projection, or the projection itself
-    norm: str | None  # the LayerNorm that reads y and that alone; None: y goes on as it is
-    last: bool  # whether its output, LN(y) or y, is that of the layer
+    norm: str | None  # the LayerNorm of this layer that reads y; None: y is the layer's output
+    last: bool  # whether y or LN(y) is the layer's output
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class Trace(TorchFunctionMode):
     def sublayer(self, layer: str, projection: str) -> Sublayer | None:
         """How the sub-layer that ends with this projection ends in that layer. None where it does not end as written
         above: what a projection gives is used twice, or scaled or normalised before it is added, or dropped by a
-        function, in front of which no module can stand."""
+        function, in front of which no module can stand; or no LayerNorm reads the sum. None also where one of these
+        modules is at work elsewhere, too."""
         steps = self.steps
         at = next((place for place, step in enumerate(steps) if step.by == projection), None)
         if at is None:
@@ -97,12 +98,19 @@ class Trace(TorchFunctionMode):
             h = str(steps[readers.pop(0)].by)
         if len(readers) != 1 or steps[readers[0]].by not in ADDITIONS:
             return None
-        y, behind = steps[readers[0]].gave, self._readers(readers[0])
-        if y is not self.outputs[layer] and len(behind) == 1:
-            norm = steps[behind[0]]
-            if isinstance(norm.by, str) and "norm" in type(self.model.get_submodule(norm.by)).__name__.lower():
-                return Sublayer(h, norm.by, norm.gave is self.outputs[layer])
-        return Sublayer(h, None, y is self.outputs[layer])
+        last = steps[readers[0]].gave is self.outputs[layer]
+        norm = None if last else next((step for step in map(steps.__getitem__, self._readers(readers[0]))
+                                       if isinstance(step.by, str) and self._normalises(step.by)), None)
+        if norm is not None:
+            last = norm.gave is self.outputs[layer]
+        elif not last:
+            return None
+        name = None if norm is None else str(norm.by)
+        used = [step.by for step in steps if step.by in (projection, h, name)]
+        return Sublayer(h, name, last) if len(used) == len(set(used)) else None
+
+    def _normalises(self, module: str) -> bool:
+        return "norm" in type(self.model.get_submodule(module)).__name__.lower()
 
     def _readers(self, at: int) -> list[int]:
         """The places of the later steps that read what this one gave."""

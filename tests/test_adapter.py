@@ -236,6 +236,29 @@ def test_layers_of_an_unknown_build_are_refused(name: str) -> None:
     tiny.adapter("lin").apply(backbone, generator(0, "adapter"))   # needs a layer's output alone
 
 
+SUMS: dict[str, Callable[..., torch.Tensor]] = {   # what could be made of attention's output instead of x + h
+    "subtracted": lambda x, h: x - h, "scaled": lambda x, h: x + 2 * h, "used twice": lambda x, h: x + (h + h),
+    "normalised": lambda x, h: x + torch.layer_norm(h, [16])}
+
+
+@pytest.mark.parametrize("how", [*SUMS, "used later", "dropped by one module"])
+def test_only_a_plain_sum_is_a_known_build(how: str) -> None:
+    backbone = tiny.backbone("llama")
+
+    def forward(self: Any, x: torch.Tensor, **given: Any) -> torch.Tensor:
+        drop = self.drop if "dropped" in how else nn.Identity()
+        h = drop(self.self_attn(self.input_layernorm(x), **given)[0])
+        x = SUMS.get(how, torch.add)(x, h)
+        m = drop(self.mlp(self.post_attention_layernorm(x)))
+        return (x + h if how == "used later" else x) + m
+
+    for block in backbone.blocks()[1]:
+        block.forward, block.drop = MethodType(forward, block), nn.Dropout()
+    for design in ("houlsby", "pfeiffer"):
+        with pytest.raises(Refused, match="only known"):
+            tiny.adapter(design).apply(backbone, generator(0, "adapter"))
+
+
 def test_a_role_that_does_not_end_its_sublayer_is_refused() -> None:
     backbone = tiny.backbone("llama")
     roles = backbone.roles | {"ff": Role(r".*\.mlp\.gate_proj", 0, 1)}
