@@ -81,8 +81,9 @@ class Trace(TorchFunctionMode):
 
     def _note(self, by: str | Callable[..., Any], args: Any, kwargs: dict[str, Any], gave: Any) -> None:
         if isinstance(gave, torch.Tensor):
-            read = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
-            self.steps.append(Step(by, read, gave))
+            given = [*args, *kwargs.values()]
+            given += [each for some in given if isinstance(some, (list, tuple)) for each in some]  # torch.cat's
+            self.steps.append(Step(by, [each for each in given if isinstance(each, torch.Tensor)], gave))
 
     def sublayer(self, layer: str, projection: str) -> Sublayer | None:
         """How the sub-layer that ends with this projection ends in that layer. None where it does not end as written

@@ -241,7 +241,7 @@ SUMS: dict[str, Callable[..., torch.Tensor]] = {   # what could be made of atten
     "normalised": lambda x, h: x + torch.layer_norm(h, [16])}
 
 
-@pytest.mark.parametrize("how", [*SUMS, "used later", "dropped by one module"])
+@pytest.mark.parametrize("how", [*SUMS, "used later", "stacked", "dropped by one module"])
 def test_only_a_plain_sum_is_a_known_build(how: str) -> None:
     backbone = tiny.backbone("llama")
 
@@ -249,6 +249,7 @@ def test_only_a_plain_sum_is_a_known_build(how: str) -> None:
         drop = self.drop if "dropped" in how else nn.Identity()
         h = drop(self.self_attn(self.input_layernorm(x), **given)[0])
         x = SUMS.get(how, torch.add)(x, h)
+        self.seen = torch.stack([h, h]) if how == "stacked" else None
         m = drop(self.mlp(self.post_attention_layernorm(x)))
         return (x + h if how == "used later" else x) + m
 
