@@ -7,7 +7,8 @@ With x what enters a sub-layer, h its output behind its dropout, f(y) = W_up act
     L  lin        y + f(LN'(y))              y: the layer's output, LN' new  2 d r + r + d + 2 d  a layer
     D             P without an adapter in some layers
 
-GPT-2 normalises in front of its sub-layers: there H is h + f(h) + x, and P y + f(y) of the layer's output y = h + x.
+GPT-2 and Llama normalise in front of their sub-layers: there H is h + f(h) + x, and P y + f(y) of the layer's output
+y = h + x. Which of the two a layer does, and which module gives h, baselines/sublayers.py reads off a forward pass.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from baselines.sublayers import Trace
 from engine.backbone import Backbone, Site
 from engine.contract import Refused, number, one_of
 from lora.layer import gaussian
@@ -67,10 +69,10 @@ class AroundNorm(StandIn):
         return self.last(y + self.adapter(self.last(y)))
 
 
-def behind_block(block: nn.Module, args: object, y: torch.Tensor | tuple[torch.Tensor, ...]) -> object:
-    """A forward hook: y + f(y) of a layer's output, which some models return in a tuple."""
+def behind_block(block: nn.Module, args: object, y: torch.Tensor | Sequence[torch.Tensor]) -> object:
+    """A forward hook: y + f(y) of a layer's output, which some models return as the first of several."""
     adapter = block.get_submodule("adapter")
-    return (y[0] + adapter(y[0]), *y[1:]) if isinstance(y, tuple) else y + adapter(y)
+    return y + adapter(y) if isinstance(y, torch.Tensor) else (y[0] + adapter(y[0]), *y[1:])
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class Adapter:
             raise Refused(f"r={self.r}: a bottleneck is at most as wide as the model, {d}")
         sites = backbone.sites(["o", "ff"])
         kept = [f"{holder}.{layer}" for layer in range(len(blocks)) if layer not in dropped]
-        places = [place for block in kept for place in self._places(backbone.model, block, sites)]
+        trace = Trace(backbone) if self.design != "lin" else None
+        places = [place for block in kept for place in self._places(trace, block, sites)]
         for name, stand_in in places:
             module = backbone.model.get_submodule(name)
             adapter = Bottleneck(d, self.r, self.activation, self.design == "lin", self.std, generator, device)
@@ -125,26 +128,20 @@ class Adapter:
                 module.add_module("adapter", adapter)
                 module.register_forward_hook(behind_block)
 
-    def _places(self, model: nn.Module, block: str, sites: Sequence[Site]) -> list[tuple[str, type[StandIn] | None]]:
+    def _places(self, trace: Trace | None, block: str,
+                sites: Sequence[Site]) -> list[tuple[str, type[StandIn] | None]]:
         """Where this layer's adapters go: which module, and what stands in for it (None: a hook behind it)."""
         inside = [site for site in sites if site.name.startswith(f"{block}.")]
-        projections = {site.role: site for site in inside}  # the last of each role: ff ends the MLP
+        projections = {site.role: site.name for site in inside}  # the last of each role: ff ends the MLP
         if projections.keys() != {"o", "ff"}:
             raise Refused(f"method={self.name}: {block} needs an o and an ff; set model.roles.o and model.roles.ff")
-        if self.design == "lin":
+        if trace is None:
             return [(block, None)]
-        mlp, _, _ = projections["ff"].name.rpartition(".")
-        post = hasattr(model.get_submodule(mlp), "LayerNorm")  # BERT's MLP normalises its sum itself
-        if not post and not any(hasattr(model.get_submodule(block), norm) for norm in ("ln_1", "input_layernorm")):
-            raise Refused(f"method={self.name}: where an adapter goes is only known in layers built as BERT's, "
-                          f"DeBERTa's, GPT-2's or Llama's; {block} is none of them")
+        attention, mlp = (trace.sublayer(block, projections[role]) for role in ("o", "ff"))
+        if attention is None or mlp is None or attention.last or not mlp.last:
+            raise Refused(f"method={self.name}: where an adapter goes is only known in layers that add what attention "
+                          f"and MLP give to what these read (BERT, MPNet, GPT-2, Llama, …); {block} is built "
+                          "otherwise; method=adapter-l does not depend on it")
         if self.design == "pfeiffer":
-            return [(f"{mlp}.LayerNorm", AroundNorm) if post else (block, None)]
-        return [(_last(model, projections[role].name), BehindSublayer) for role in ("o", "ff")]
-
-
-def _last(model: nn.Module, projection: str) -> str:
-    """The module from which a sub-layer's output leaves: the dropout behind its projection, or the projection."""
-    parent = projection.rpartition(".")[0]
-    there = [name for name in ("resid_dropout", "dropout") if hasattr(model.get_submodule(parent), name)]
-    return f"{parent}.{there[0]}" if there else projection
+            return [(mlp.norm, AroundNorm) if mlp.norm else (block, None)]
+        return [(sublayer.h, BehindSublayer) for sublayer in (attention, mlp)]

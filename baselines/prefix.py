@@ -97,12 +97,14 @@ class Prefix:
         """(l_p, l_i)"""
         return self.l_p, self.l_i
 
-    def _draw(self, words: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """(l_p + l_i, d) to start from."""
-        if self.init == "gaussian" or words.is_meta:
-            return gaussian((self.l_p + self.l_i, words.shape[1]), self.std, generator, words.device)
-        drawn = torch.randint(words.shape[0], (self.l_p + self.l_i,), generator=generator)
-        return words.detach()[drawn.to(words.device)].clone()
+    def _draw(self, words: nn.Module, generator: torch.Generator) -> torch.Tensor:
+        """(l_p + l_i, d) to start from. A word's embedding is what the module gives for it, which may be scaled."""
+        weight = words.get_parameter("weight")
+        if self.init == "gaussian" or weight.is_meta:
+            return gaussian((self.l_p + self.l_i, weight.shape[1]), self.std, generator, weight.device)
+        drawn = torch.randint(weight.shape[0], (self.l_p + self.l_i,), generator=generator)
+        with torch.no_grad():
+            return words(drawn.to(weight.device)).clone()
 
 
 class PreEmbed(Prefix):
@@ -111,7 +113,7 @@ class PreEmbed(Prefix):
     def apply(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Adds the special tokens' rows to the word embedding."""
         words = backbone.model.get_input_embeddings()
-        special = self._draw(words.get_parameter("weight"), generator)
+        special = self._draw(words, generator)
         backbone.model.set_input_embeddings(SpecialEmbedding(words, special))
 
 
@@ -128,7 +130,7 @@ class PreLayer(Prefix):
         backbone.model.set_input_embeddings(embedding)
         encoder = backbone.model.get_submodule(holder.rpartition(".")[0])
         for layer, block in enumerate(blocks):
-            activations = Activations(self._draw(words.get_parameter("weight"), generator), embedding)
+            activations = Activations(self._draw(words, generator), embedding)
             block.add_module("special", activations)
             # DeBERTa's encoder has a convolution beside its first layer: both have to read the same
             reader = encoder if layer == 0 and not hasattr(encoder, "get_input_embeddings") else block

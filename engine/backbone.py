@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import nn
 
-from engine.contract import Refused, Special
+from engine.contract import Batch, Refused, Special
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds to import
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,23 @@ class Backbone:
         """Puts a module in the place of the one called name."""
         parent, _, child = name.rpartition(".")
         setattr(self.model.get_submodule(parent), child, module)
+
+    def blank_pass(self, forward: Callable[[Batch], T], examples: int, tokens: int) -> T:
+        """What forward gives for inputs without content: for a pass of which only the operations matter, on whatever
+        device the model is, the meta device too. There no model can look into its mask, and which shape of mask it
+        takes as it is depends on the model, so forward is called until one will do. Raises Refused where none does."""
+        device = next(self.model.parameters()).device
+        ids = {"input_ids": torch.zeros(examples, tokens, dtype=torch.long, device=device)}
+        square = torch.ones(examples, 1, tokens, tokens, dtype=torch.bool, device=device)
+        flat = torch.ones(examples, tokens, device=device)  # DeBERTa
+        said = ""
+        for batch in (ids | {"attention_mask": square}, ids | {"attention_mask": flat}, ids):
+            try:
+                return forward(batch)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                said = said or str(error).strip().partition("\n")[0]
+        raise Refused(f"{type(self.model).__name__} makes no forward pass on the {device} device with tokens alone "
+                      f"({said})")
 
     def special(self, tokens: tuple[int, int]) -> Special:
         """The ids behind the vocabulary that stand for a method's (l_p, l_i) special tokens. Ask before applying it."""

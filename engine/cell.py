@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import hold, kin, record
 from engine.at_once import Shared, Steps, fit
-from engine.contract import Stopped, generator
+from engine.contract import Refused, Stopped, generator
 from engine.processes import first
 from engine.resolve import Base, Cell, Resolved, resolve
 from engine.stop import Stop
@@ -193,5 +193,8 @@ def parameters(cell: Cell) -> str:
     counts = models.footprint(backbone)
     examples = min(cell.recipe.batch, cell.settings["runtime"]["micro_batch"] or cell.recipe.batch)
     tokens = cell.recipe.length + special
-    return (show.parameters(backbone, counts.trainable, counts.head, counts.total) + "\n\n"
-            + show.memory(memory.expected(backbone, examples, tokens), examples, tokens))
+    try:
+        needed = show.memory(memory.expected(backbone, examples, tokens), examples, tokens)
+    except Refused as why:
+        needed = f"memory in training is not known: {why}"
+    return f"{show.parameters(backbone, counts.trainable, counts.head, counts.total)}\n\n{needed}"

@@ -9,7 +9,7 @@ from engine.spec import Recipe
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "resid_pdrop", "embd_pdrop",
             "attn_pdrop", "attention_dropout")  # what configurations call the body's
-# These number their positions from padding_idx + 1.
+# These number their positions from padding_idx + 1; MPNet takes 1 for it, whatever its configuration says.
 FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "ibert",
                 "data2vec-text")
 HEAD_DROPOUTS = ("classifier_dropout", "cls_dropout")
@@ -21,7 +21,7 @@ def check_room(name: str, config: PretrainedConfig, length: int, special: int) -
     if positions <= 0:  # relative positions alone: any length will do
         return
     if config.model_type in FROM_PADDING:
-        positions -= config.pad_token_id + 1
+        positions -= 1 + (1 if config.model_type == "mpnet" else config.pad_token_id)
     if special >= positions:
         raise Refused(f"l_p + l_i = {special}: {name} has {positions} positions, which leaves none for the text")
     if length + special > positions:

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from engine.backbone import Backbone
-from engine.contract import generator
+from engine.contract import Batch, Refused, generator
 
 if TYPE_CHECKING:
     from engine.resolve import Cell
@@ -35,7 +35,8 @@ class Memory:
 
 
 def expected(backbone: Backbone, examples: int, tokens: int) -> Memory:
-    """For a backbone to which a method was applied, and a step on examples of so many tokens."""
+    """For a backbone to which a method was applied, and a step on examples of so many tokens. Raises Refused where the
+    model makes no forward pass without numbers."""
     parameters = list(backbone.model.parameters())
     training = sum(p.numel() for p in parameters if p.requires_grad)
     return Memory(FLOAT * sum(p.numel() for p in parameters), FLOAT * training, 2 * FLOAT * training,
@@ -53,7 +54,7 @@ def fitting(cell: Cell, examples: int, tokens: int, device: torch.device) -> int
     cell.method.apply(backbone, generator(0, "adapter"))
     try:
         needed = expected(backbone, examples, tokens)
-    except RuntimeError:  # its masks are of another shape
+    except Refused:
         return None
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(1, int(SHARE * free / (needed.sum - needed.weights)))
@@ -70,14 +71,16 @@ def _saved(backbone: Backbone, examples: int, tokens: int) -> int:
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    ids = torch.zeros(examples, tokens, dtype=torch.long, device=next(model.parameters()).device)
-    # The others than DeBERTa look into a mask of two dimensions, which cannot be done without numbers.
-    flat = model.config.model_type.startswith("deberta")
-    shape = (examples, tokens) if flat else (examples, 1, tokens, tokens)
-    mask = torch.ones(shape, dtype=torch.float if flat else torch.bool, device=ids.device)
+    def forward(batch: Batch) -> object:
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            return model(**batch)
+
     was = model.training
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model.train()(input_ids=ids, attention_mask=mask)  # bound to a name: the graph lives as long as it
-    model.train(was)
+    try:
+        model.train()
+        output = backbone.blank_pass(forward, examples, tokens)  # bound to a name: the graph lives as long as it
+    finally:
+        model.train(was)
     del output
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)

@@ -130,6 +130,16 @@ class Together(TorchFunctionMode):
             y = y + (bias if added is None else added[:, None]).to(y.dtype)
         return y.view(x.shape)
 
+    def mul(self, x: Any, other: Any) -> torch.Tensor:
+        """An RMSNorm's product with its weight (d,), which may be trained, on either side."""
+        x, weight = (other, x) if id(x) in self._own else (x, other)
+        own = self._stack(weight)
+        if own is None:
+            return torch.mul(x, weight)
+        if own.ndim != 2 or x.shape[-1:] != weight.shape:
+            raise NotImplementedError("mul of a trained parameter is only known where it scales the last axis")
+        return (self._apart(x) * own[:, None]).view(x.shape)
+
     def embedding(self, index: torch.Tensor, rows: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
         """Rows of a run's own table for its own examples."""
         own = self._stack(rows)
@@ -160,10 +170,14 @@ class Together(TorchFunctionMode):
 
     def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor | None = None,
                   dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
-                  **named: Any) -> torch.Tensor:
-        """Fused where nothing is dropped; else written out, since the fused kernels draw for all runs at once."""
+                  enable_gqa: bool = False) -> torch.Tensor:
+        """Fused where nothing is dropped; else written out, since the fused kernels draw for all runs at once.
+        enable_gqa: each head of k and v serves several of q, as many as lie beside each other."""
         if dropout_p == 0:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask, 0.0, is_causal, scale=scale, **named)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask, 0.0, is_causal, scale=scale,
+                                                  enable_gqa=enable_gqa)
+        if enable_gqa:
+            k, v = (each.repeat_interleave(q.shape[1] // each.shape[1], 1) for each in (k, v))
         scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
         if is_causal:
             attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
@@ -177,6 +191,7 @@ class Together(TorchFunctionMode):
 OPERATIONS: dict[Any, Callable[..., torch.Tensor]] = {
     F.linear: Together.linear, torch.addmm: Together.addmm, F.layer_norm: Together.layer_norm,
     F.embedding: Together.embedding, F.dropout: Together.dropout,
+    torch.mul: Together.mul, torch.Tensor.mul: Together.mul,
     F.scaled_dot_product_attention: Together.attention}
 
 

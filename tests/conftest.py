@@ -141,14 +141,17 @@ def glue_folder(tmp_path: Path) -> Path:
 
 
 def write_model(folder: Path, kind: str = "bert") -> Path:
-    """A folder with a two-layer model with random weights and a tokenizer; bert, deberta, llama, or gpt2,
-    whose tokenizer has neither a sign to begin with nor one to pad with, as the real one."""
+    """A folder with a two-layer model with random weights and a tokenizer: bert, deberta, mpnet, or a decoder, gpt2 or
+    llama, whose tokenizers have neither a sign to begin with nor one to pad with, as the real ones."""
     import torch
     import transformers as hf
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     signs = "abcdefghijklmnopqrstuvwxyz0123456789"
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *".,?!'-", *(f"##{sign}" for sign in signs), *WORDS]
+    first = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    if kind == "mpnet":  # which takes 1 for padding, whatever is configured
+        first[0], first[1] = first[1], first[0]
+    pieces = [*first, *signs, *".,?!'-", *(f"##{sign}" for sign in signs), *WORDS]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer()
@@ -160,8 +163,9 @@ def write_model(folder: Path, kind: str = "bert") -> Path:
     else:
         made.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
         names = ("pad", "unk", "cls", "sep", "mask")
+        types = [] if kind == "mpnet" else ["token_type_ids"]
         hf.PreTrainedTokenizerFast(
-            tokenizer_object=made, model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+            tokenizer_object=made, model_input_names=["input_ids", *types, "attention_mask"],
             **{f"{name}_token": f"[{name.upper()}]" for name in names}).save_pretrained(folder)
     sizes = {"vocab_size": len(vocabulary), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
              "intermediate_size": 64, "max_position_embeddings": 96}
@@ -171,12 +175,15 @@ def write_model(folder: Path, kind: str = "bert") -> Path:
             model: Any = hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=len(vocabulary), n_embd=32, n_layer=2, n_head=2,
                                                           n_positions=96, bos_token_id=4, eos_token_id=4))
         elif kind == "llama":
-            model = hf.LlamaForCausalLM(hf.LlamaConfig(**sizes))
+            model = hf.LlamaForCausalLM(hf.LlamaConfig(**sizes | {"num_attention_heads": 4, "num_key_value_heads": 2},
+                                                       tie_word_embeddings=True, bos_token_id=4, eos_token_id=4))
         elif kind == "deberta":
             model = hf.DebertaV2Model(hf.DebertaV2Config(
                 **sizes, attention_head_size=16, type_vocab_size=0, relative_attention=True, position_buckets=8,
                 pos_att_type=["p2c", "c2p"], share_att_key=True, norm_rel_ebd="layer_norm", conv_kernel_size=3,
                 position_biased_input=False, conv_act="gelu"))
+        elif kind == "mpnet":
+            model = hf.MPNetModel(hf.MPNetConfig(**sizes))
         else:
             model = hf.BertModel(hf.BertConfig(**sizes))
         model.save_pretrained(folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 import tiny
 import torch
 import transformers
+import yaml
+from conftest import ROOT
 from safetensors import safe_open
 from torch import nn
 
@@ -20,9 +24,9 @@ from engine import models
 from engine.backbone import Backbone, Role
 from engine.contract import Refused, generator
 
-KINDS = ("roberta", "bert", "deberta", "gpt2")
 ORACLE = Path(__file__).parent / "oracles" / "adapters.safetensors"   # tests/oracles/make_adapters.py wrote it
-ROLES = {"gpt2": tiny.GPT2, "deberta-v2": tiny.DEBERTA}
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
+         "intermediate_size": 24, "vocab_size": 50, "max_position_embeddings": 40, "pad_token_id": 1}
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -60,7 +64,7 @@ def reference(design: str, kind: str, fs: list[Function], dropout: float = 0.0) 
     """The base model with the formulas of baselines/adapter.py written into its layers' forward."""
     model = tiny.backbone(kind, dropout=dropout).model.double()
     fs = list(fs)
-    for block in (model.transformer.h if kind == "gpt2" else getattr(model, model.base_model_prefix).encoder.layer):
+    for block in Backbone(model, None, {}, (), "").blocks()[1]:
         if design == "houlsby":
             first, second = fs.pop(0), fs.pop(0)
         else:
@@ -73,18 +77,32 @@ def reference(design: str, kind: str, fs: list[Function], dropout: float = 0.0) 
                 h = self.mlp(self.ln_2(x))
                 return x + h + two(h)
             block.forward = MethodType(forward, block)
+        elif kind == "llama" and design == "houlsby":
+            def llama(self: Any, x: Any, one: Any = first, two: Any = second, **given: Any) -> torch.Tensor:
+                h = self.self_attn(self.input_layernorm(x), **given)[0]
+                x = x + h + one(h)
+                h = self.mlp(self.post_attention_layernorm(x))
+                return x + h + two(h)
+            block.forward = MethodType(llama, block)
         elif design == "houlsby":
-            for output, g in ((block.attention.output, first), (block.output, second)):
-                def houlsby(self: Any, hidden: torch.Tensor, x: torch.Tensor, g: Any = g) -> torch.Tensor:
-                    h = self.dropout(self.dense(hidden))
-                    return self.LayerNorm(h + g(h) + x)
-                output.forward = MethodType(houlsby, output)
-        elif design == "pfeiffer" and kind != "gpt2":
+            def houlsby(self: Any, hidden: torch.Tensor, x: torch.Tensor, g: Any = second) -> torch.Tensor:
+                h = self.dropout(self.dense(hidden))
+                return self.LayerNorm(h + g(h) + x)
+
+            def mpnet(self: Any, x: torch.Tensor, mask: Any, g: Any = first, **given: Any) -> tuple[torch.Tensor]:
+                h = self.dropout(self.attn(x, mask, **given)[0])
+                return (self.LayerNorm(h + g(h) + x),)
+            block.output.forward = MethodType(houlsby, block.output)
+            if kind == "mpnet":
+                block.attention.forward = MethodType(mpnet, block.attention)
+            else:
+                block.attention.output.forward = MethodType(partial(houlsby, g=first), block.attention.output)
+        elif design == "pfeiffer" and kind in tiny.ENCODERS:
             def pfeiffer(self: Any, hidden: torch.Tensor, x: torch.Tensor, f: Any = f) -> torch.Tensor:
                 h = self.dropout(self.dense(hidden))
                 return self.LayerNorm(h + x + f(self.LayerNorm(h + x)))
             block.output.forward = MethodType(pfeiffer, block.output)
-        else:   # on the layer's output y, with the adapter's own LayerNorm (lin) or without one (pfeiffer on GPT-2)
+        else:   # on the layer's output y, with the adapter's own LayerNorm (lin) or without one (pfeiffer of decoders)
             def behind(*args: Any, plain: Any = block.forward, f: Any = f, **kwargs: Any) -> Any:
                 y = plain(*args, **kwargs)
                 return (y[0] + f(y[0]), *y[1:]) if isinstance(y, tuple) else y + f(y)
@@ -94,7 +112,7 @@ def reference(design: str, kind: str, fs: list[Function], dropout: float = 0.0) 
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", tiny.KINDS)
 @pytest.mark.parametrize("design", ["houlsby", "pfeiffer", "lin"])
 def test_an_adapted_model_is_the_formula(design: str, kind: str, dropout: float) -> None:
     """In training too: the adapter stands behind the sub-layer's dropout and draws no dropout of its own."""
@@ -124,7 +142,7 @@ def test_adapters_are_adapterhubs(name: str, design: str) -> None:
     start = f"{name}/base/"
     own = {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
     body.load_state_dict({key: tensor for key, tensor in own.items() if key in body.state_dict()}, strict=True)
-    backbone = models._frozen(model, None, tiny.spec(ROLES.get(name, tiny.BERT)), 2)
+    backbone = models._frozen(model, None, tiny.spec(tiny.ROLES.get(name.removesuffix("-v2"), tiny.BERT)), 2)
     tiny.adapter(design).apply(backbone, generator(0, "adapter"))
     places = ("attention", "ffn") if design == "houlsby" else ("ffn",)
     found = [module for module in model.modules() if isinstance(module, Bottleneck)]
@@ -160,26 +178,90 @@ def test_nonsense_is_refused_and_changes_nothing(changes: dict[str, Any]) -> Non
     assert repr(backbone.model) == before
 
 
-def test_layers_of_an_unknown_build_are_refused() -> None:
-    """DistilBERT normalises outside of its sub-layers, and its attention has a dropout that is not the output's."""
-    config = transformers.DistilBertConfig(vocab_size=50, dim=16, n_layers=1, n_heads=2, hidden_dim=24)
-    model = transformers.DistilBertForSequenceClassification(config)
-    roles = {"o": Role(r".*\.attention\.out_lin", 0, 1), "ff": Role(r".*\.ffn\.lin2", 0, 1)}
-    backbone = Backbone(model, None, roles, (), "")
+def built(name: str, roles: str | dict[str, str]) -> Backbone:
+    """A small model of that architecture, with the roles of conf/model/roles, or of its own."""
+    declared = transformers.AutoConfig.for_model(name)
+    config = transformers.AutoConfig.for_model(name, **{k: v for k, v in SMALL.items() if hasattr(declared, k)})
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    if isinstance(roles, str):
+        roles = yaml.safe_load((ROOT / "conf" / "model" / "roles" / f"{roles}.yaml").read_text())
+    return models._frozen(model, None, tiny.spec(roles), 2)
+
+
+BERT = ["attention.output.dropout", "output.dropout", "output.LayerNorm"]   # of Adapter-H, and of Adapter-P
+LLAMA = ["mlp.down_proj", "self_attn.o_proj", ""]
+DISTILBERT = {"o": r".*\.attention\.out_lin", "ff": r".*\.ffn\.lin[12]"}
+PLACES = {   # what transformers calls the modules that the formulas mean; "" is the layer
+    "electra": ("bert", BERT), "xlm-roberta": ("bert", BERT), "roformer": ("bert", BERT),
+    "roberta-prelayernorm": ("bert", [*BERT[:2], ""]), "megatron-bert": ("bert", [*BERT[:2], ""]),
+    "esm": ("bert", [*BERT[:2], ""]), "xlm-roberta-xl": ("bert", [BERT[0], "output.dense", ""]),
+    "deberta": ("deberta", BERT), "mpnet": ("mpnet", ["attention.dropout", *BERT[1:]]),
+    "gpt2": ("gpt2", ["attn.resid_dropout", "mlp.dropout", ""]),
+    "openai-gpt": ("gpt2", ["attn.resid_dropout", "mlp.dropout", "ln_2"]),
+    "llama": ("llama", LLAMA), "mistral": ("llama", LLAMA), "qwen2": ("llama", LLAMA), "qwen3": ("llama", LLAMA),
+    "gemma": ("llama", LLAMA), "phi3": ("llama", ["resid_attn_dropout", "resid_mlp_dropout", ""]),
+    "distilbert": (DISTILBERT, ["attention.out_lin", "ffn.dropout", "output_layer_norm"])}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_an_adapters_place_is_found_in_every_architecture(name: str) -> None:
+    roles, expected = PLACES[name]
+    for design, places in (("houlsby", expected[:2]), ("pfeiffer", expected[2:]), ("lin", [""])):
+        backbone = built(name, roles)
+        holder = backbone.blocks()[0]
+        tiny.adapter(design).apply(backbone, generator(0, "adapter"))
+        found = {each for each, module in backbone.model.named_modules() if isinstance(module, Bottleneck)}
+        assert found == {f"{holder}.{layer}.{place}.adapter".replace("..", ".") for layer in (0, 1) for place in places}
+        assert backbone.model(input_ids=torch.tensor([[3, 4, 5]])).logits.isfinite().all()
+        hooked = [module for module in backbone.model.modules() if module._forward_hooks or module._forward_pre_hooks]
+        assert len(hooked) == (2 if places == [""] else 0) and all(each.training for each in backbone.model.modules())
+
+
+UNKNOWN = {   # what h is added to is not what the formulas say
+    "gemma2": "llama", "olmo2": "llama",   # LN(h) + x
+    "seed_oss": "llama",   # dropout is a function, and no module gives h
+    "gpt_neox": {"o": r".*\.attention\.dense", "ff": r".*\.mlp\.dense_4h_to_h"},   # x + h of attention + h of the MLP
+    "ibert": "bert"}   # sums are quantised
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_layers_of_an_unknown_build_are_refused(name: str) -> None:
+    for design in ("houlsby", "pfeiffer"):
+        backbone = built(name, UNKNOWN[name])
+        before = repr(backbone.model)
+        with pytest.raises(Refused, match=r"only known .*\.0 is built otherwise") as refusal:
+            tiny.adapter(design).apply(backbone, generator(0, "adapter"))
+        assert repr(backbone.model) == before and "\n" not in str(refusal.value)
+        assert not any(module._forward_hooks for module in backbone.model.modules())
+    tiny.adapter("lin").apply(backbone, generator(0, "adapter"))   # needs a layer's output alone
+
+
+SUMS: dict[str, Callable[..., torch.Tensor]] = {   # what could be made of attention's output instead of x + h
+    "subtracted": lambda x, h: x - h, "scaled": lambda x, h: x + 2 * h, "used twice": lambda x, h: x + (h + h),
+    "normalised": lambda x, h: x + torch.layer_norm(h, [16])}
+
+
+@pytest.mark.parametrize("how", [*SUMS, "used later", "stacked", "dropped by one module"])
+def test_only_a_plain_sum_is_a_known_build(how: str) -> None:
+    backbone = tiny.backbone("llama")
+
+    def forward(self: Any, x: torch.Tensor, **given: Any) -> torch.Tensor:
+        drop = self.drop if "dropped" in how else nn.Identity()
+        h = drop(self.self_attn(self.input_layernorm(x), **given)[0])
+        x = SUMS.get(how, torch.add)(x, h)
+        self.seen = torch.stack([h, h]) if how == "stacked" else None
+        m = drop(self.mlp(self.post_attention_layernorm(x)))
+        return (x + h if how == "used later" else x) + m
+
+    for block in backbone.blocks()[1]:
+        block.forward, block.drop = MethodType(forward, block), nn.Dropout()
     for design in ("houlsby", "pfeiffer"):
         with pytest.raises(Refused, match="only known"):
             tiny.adapter(design).apply(backbone, generator(0, "adapter"))
 
 
-@pytest.mark.parametrize(("design", "places"), [
-    ("houlsby", {"self_attn.o_proj.adapter", "mlp.down_proj.adapter"}), ("pfeiffer", {"adapter"}),
-    ("lin", {"adapter"})])
-def test_llama_has_no_dropout_and_its_adapters_stand_behind_the_projections(design: str, places: set[str]) -> None:
-    config = transformers.LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
-                                      num_attention_heads=2, num_labels=2, pad_token_id=0)
-    roles = {"o": r".*\.self_attn\.o_proj", "ff": r".*\.mlp\.(gate|up|down)_proj"}
-    backbone = models._frozen(transformers.LlamaForSequenceClassification(config), None, tiny.spec(roles), 2)
-    tiny.adapter(design).apply(backbone, generator(0, "adapter"))
-    found = {name.removeprefix("model.layers.0.") for name, module in backbone.model.named_modules()
-             if isinstance(module, Bottleneck)}
-    assert found == places and backbone.model(torch.tensor([[3, 4, 5]])).logits.isfinite().all()
+def test_a_role_that_does_not_end_its_sublayer_is_refused() -> None:
+    backbone = tiny.backbone("llama")
+    roles = backbone.roles | {"ff": Role(r".*\.mlp\.gate_proj", 0, 1)}
+    with pytest.raises(Refused, match="only known"):
+        tiny.adapter().apply(replace(backbone, roles=roles), generator(0, "adapter"))

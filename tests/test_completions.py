@@ -10,7 +10,7 @@ import tiny
 import torch
 from conftest import ROOT, write_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from engine import batches, models
 from engine.backbone import Backbone
@@ -30,13 +30,17 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return made
 
 
-def base(tokenizer: Any) -> Backbone:
+def base(tokenizer: Any, kind: str = "gpt2") -> Backbone:
     """A language model with random weights for that tokenizer's words."""
+    gpt2 = GPT2Config(vocab_size=len(tokenizer), n_positions=40, n_embd=16, n_layer=2, n_head=2, initializer_range=0.2,
+                      resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    llama = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=40, hidden_size=16, num_hidden_layers=2,
+                        num_attention_heads=4, num_key_value_heads=2, intermediate_size=24, initializer_range=0.2,
+                        tie_word_embeddings=True)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=40, n_embd=16, n_layer=2, n_head=2,
-                                           initializer_range=0.2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
-    return models._frozen(model.eval(), tokenizer, tiny.spec(tiny.GPT2), 0)
+        model = GPT2LMHeadModel(gpt2) if kind == "gpt2" else LlamaForCausalLM(llama)
+    return models._frozen(model.eval(), tokenizer, tiny.spec(tiny.ROLES[kind]), 0)
 
 
 def adapted(tokenizer: Any, **changes: Any) -> Backbone:

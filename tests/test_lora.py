@@ -111,7 +111,7 @@ def test_each_slice_is_scaled_by_its_own_rank() -> None:
     assert made.scale == {"q": ALPHA, "v": ALPHA / 4}
 
 
-@pytest.mark.parametrize("kind", ["roberta", "bert", "gpt2"])
+@pytest.mark.parametrize("kind", ["roberta", "bert", "mpnet", "gpt2", "llama"])
 @pytest.mark.parametrize("targets", [["q", "v"], ["v", "k", "q", "o"]])
 def test_an_adapted_model_is_the_base_with_the_update_added_to_its_weights(kind: str, targets: list[str]) -> None:
     made, base = tiny.adapted(tiny.lora(targets=targets), kind), tiny.backbone(kind)
@@ -140,13 +140,21 @@ def test_gpt2_slices_are_the_columns_that_gpt2_splits_into_q_k_and_v() -> None:
     assert sites[0].module is sites[1].module and isinstance(sites[0].module, Conv1D)
 
 
-@pytest.mark.parametrize("kind", ["roberta", "bert", "gpt2"])
+@pytest.mark.parametrize("kind", tiny.KINDS)
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_at_the_start_the_model_is_the_base_model_bit_for_bit(kind: str, mode: str) -> None:
     made, base = tiny.adapted(tiny.lora(dropout=0.5), kind), tiny.backbone(kind)
     batch = tiny.Rows(9).batch(range(9))
     made.model.train(mode == "train"), base.model.train(mode == "train")
     assert torch.equal(tiny.logits(made.model, batch), tiny.logits(base.model, batch))
+
+
+def test_grouped_keys_and_values_have_fewer_outputs_and_so_lower_ranks() -> None:
+    made = tiny.adapted(tiny.lora(targets=["q", "k", "v", "o"]), "llama")
+    shapes = {s.name: tuple(module.B[s.name].shape) for module in layers(made.model) for s in module.slices}
+    assert shapes == {"q": (16, 4), "k": (8, 4), "v": (8, 4), "o": (16, 4)}
+    with pytest.raises(Refused, match=r"r=9: .*k_proj \(k\) allows ranks up to 8"):
+        tiny.adapted(tiny.lora(targets=["q", "k"], r=9), "llama")
 
 
 # --- PEFT -----------------------------------------------------------------------------------------------------------
@@ -204,7 +212,7 @@ def test_ten_adamw_steps_and_the_merged_model_are_pefts(dtype: torch.dtype, boun
     assert (merged - reference).abs().max() < 10 * bound and (merged - unmerged).abs().max() < 10 * bound
 
 
-@pytest.mark.parametrize("kind", ["roberta", "bert", "deberta", "gpt2"])
+@pytest.mark.parametrize("kind", tiny.KINDS)
 def test_any_subset_of_the_matrices_can_have_a_rank_of_its_own(kind: str) -> None:
     """ΔW has the rank of its target, in GPT-2 in its own third of the fused projection, and alpha stays what it is."""
     ranks = {"q": 1, "k": 2, "o": 3, "ff": 5}
@@ -235,9 +243,9 @@ def test_merge_then_unmerge_gives_the_base_back_and_changes_no_output(base: type
     assert not made.merged and torch.equal(made.base.weight, weight) and torch.equal(made(x), out)
 
 
-@pytest.mark.parametrize("kind", ["roberta", "gpt2"])
+@pytest.mark.parametrize("kind", tiny.KINDS)
 def test_a_merged_model_gives_the_same_outputs(kind: str) -> None:
-    made = tiny.adapted(tiny.lora(targets=["q", "v", "o"]), kind)
+    made = tiny.adapted(tiny.lora(targets=["q", "k", "v", "o"]), kind)
     tiny.randomise(made.model)
     batch, before = tiny.Rows(9).batch(range(9)), tiny.state(made.model)
     with torch.no_grad():

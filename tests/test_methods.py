@@ -16,14 +16,13 @@ from engine import models, weights
 from engine.backbone import Backbone, Role
 from engine.contract import Batch, Refused, generator
 
-KINDS = ("roberta", "bert", "deberta", "gpt2")
 METHODS = tiny.methods()
 EACH = pytest.mark.parametrize("name", METHODS)
-ON = pytest.mark.parametrize("kind", KINDS)
+EACH_ON = pytest.mark.parametrize(("name", "kind"), tiny.pairs())
 HEADS = {"roberta": "classifier.", "bert": ("classifier.", "bert.pooler."), "deberta": ("classifier.", "pooler."),
-         "gpt2": "score."}
+         "mpnet": "classifier.", "gpt2": "score.", "llama": "score."}
 UNCHANGED = ("ft", "ft-top2", "bitfit", "lora")   # by definition; the others add something that is not zero
-BLOCK = r".*\.(layer|h)\.{layer}\."
+BLOCK = r".*\.(layers?|h)\.{layer}\."
 TRAINS = {   # what is called so trains, and nothing else but the head
     "ft": r".*", "ft-top2": BLOCK.replace("{layer}", "[12]") + ".*", "bitfit": r".*\.bias", "lora": r".*\.(A|B)\.[qv]",
     "adapter-h": r".*\.adapter\.(down|up)\.(weight|bias)", "adapter-p": r".*\.adapter\.(down|up)\.(weight|bias)",
@@ -53,8 +52,7 @@ def test_the_list_above_is_that_of_conf() -> None:
 # --- where it starts ------------------------------------------------------------------------------------------------
 
 
-@ON
-@EACH
+@EACH_ON
 def test_a_method_starts_at_the_base_model_or_says_that_it_does_not(name: str, kind: str) -> None:
     method, batch = METHODS[name], tiny.inputs(tiny.lora(), kind)
     before = logits(tiny.backbone(kind, layers=3), batch)
@@ -62,8 +60,7 @@ def test_a_method_starts_at_the_base_model_or_says_that_it_does_not(name: str, k
     assert torch.equal(after, before) == (name in UNCHANGED)
 
 
-@ON
-@EACH
+@EACH_ON
 def test_a_seed_decides_how_it_starts_and_the_global_random_state_does_not(name: str, kind: str) -> None:
     state = torch.get_rng_state()
     one, same, other = (tiny.adapted(METHODS[name], kind, seed).model for seed in (0, 0, 1))
@@ -83,8 +80,7 @@ def test_lora_beside_a_prefix_starts_from_the_matrices_of_lora_alone(name: str) 
 # --- what trains ----------------------------------------------------------------------------------------------------
 
 
-@ON
-@EACH
+@EACH_ON
 def test_only_what_should_move_moves(name: str, kind: str) -> None:
     backbone = tiny.adapted(METHODS[name], kind, layers=3)
     names = [each for each, _ in backbone.model.named_parameters()]
@@ -96,8 +92,7 @@ def test_only_what_should_move_moves(name: str, kind: str) -> None:
     assert moved == expected
 
 
-@ON
-@EACH
+@EACH_ON
 def test_every_trained_tensor_has_a_say(name: str, kind: str) -> None:
     """No parameter is counted that changes nothing: each gets a gradient."""
     backbone = made(name, kind)
@@ -109,8 +104,7 @@ def test_every_trained_tensor_has_a_say(name: str, kind: str) -> None:
 # --- what is kept ---------------------------------------------------------------------------------------------------
 
 
-@ON
-@EACH
+@EACH_ON
 def test_saved_and_reloaded_logits_are_identical(name: str, kind: str, tmp_path: Path) -> None:
     trained = tiny.adapted(METHODS[name], kind, layers=3)
     with torch.no_grad():
@@ -126,8 +120,7 @@ def test_saved_and_reloaded_logits_are_identical(name: str, kind: str, tmp_path:
     assert torch.equal(logits(fresh, batch), before)
 
 
-@ON
-@EACH
+@EACH_ON
 def test_a_copy_is_a_model_of_its_own(name: str, kind: str) -> None:
     """Hooks and shared modules must not tie a copy to what it was copied from."""
     one, batch = made(name, kind), tiny.inputs(METHODS[name], kind)
@@ -142,8 +135,7 @@ def test_a_copy_is_a_model_of_its_own(name: str, kind: str) -> None:
 # --- who reads what -------------------------------------------------------------------------------------------------
 
 
-@ON
-@EACH
+@EACH_ON
 def test_padding_changes_no_example(name: str, kind: str) -> None:
     backbone, method = made(name, kind), METHODS[name]
     texts = [(5, 9, 8, 7, 6, 40, 41, 42), (5, 11, 12), (5, 33)]
@@ -153,14 +145,15 @@ def test_padding_changes_no_example(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-@EACH
-def test_gpt2_generates_the_same_with_and_without_a_cache_alone_or_padded(name: str, beams: int) -> None:
-    backbone, method = made(name, "gpt2", outputs=0), METHODS[name]
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in tiny.pairs() if pair[1] in tiny.DECODERS])
+def test_a_decoder_generates_the_same_with_and_without_a_cache_alone_or_padded(name: str, kind: str,
+                                                                               beams: int) -> None:
+    backbone, method = made(name, kind, outputs=0), METHODS[name]
     backbone.model.generation_config.pad_token_id = tiny.PAD
     texts = [(5, 9, 8, 7, 6), (5, 11), (33, 4, 2)]
 
     def generate(rows: list[tuple[int, ...]], cache: bool) -> list[list[int]]:
-        batch = tiny.inputs(method, "gpt2", rows, left=True)
+        batch = tiny.inputs(method, kind, rows, left=True)
         out = backbone.model.generate(**batch, max_new_tokens=8, min_new_tokens=8, do_sample=False, num_beams=beams,
                                       use_cache=cache)
         return out[:, batch["input_ids"].shape[1]:].tolist()
@@ -170,8 +163,7 @@ def test_gpt2_generates_the_same_with_and_without_a_cache_alone_or_padded(name: 
     assert len({tuple(row) for row in cached}) > 1   # what is generated depends on the prompt
 
 
-@ON
-@EACH
+@EACH_ON
 def test_it_trains_in_bf16(name: str, kind: str) -> None:
     backbone = tiny.adapted(METHODS[name], kind)
     with torch.autocast("cpu", torch.bfloat16):
@@ -181,8 +173,7 @@ def test_it_trains_in_bf16(name: str, kind: str) -> None:
                                    for p in backbone.model.parameters() if p.requires_grad)
 
 
-@ON
-@EACH
+@EACH_ON
 def test_it_is_counted_on_the_meta_device_as_it_is_built(name: str, kind: str) -> None:
     """Also what the graph would keep is the same there, so that memory can be told without weights."""
     from engine import memory
@@ -197,11 +188,7 @@ def test_it_is_counted_on_the_meta_device_as_it_is_built(name: str, kind: str) -
 
 
 def test_a_model_without_biases_is_refused() -> None:
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    config = LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-                         num_attention_heads=2, num_labels=2, pad_token_id=0)
-    backbone = models._frozen(LlamaForSequenceClassification(config), None, tiny.spec({}), 2)
+    backbone = tiny.backbone("llama")
     with pytest.raises(Refused, match="no biases"):
         METHODS["bitfit"].apply(backbone, generator(0, "adapter"))
 
@@ -246,6 +233,34 @@ def test_memory_knows_the_recipes_dropout() -> None:
     assert kept[0.0] < 0.8 * kept[0.1]
 
 
+@pytest.mark.parametrize("name", ["deberta-v2", "esm", "openai-gpt", "distilbert"])
+def test_memory_is_told_whatever_shape_of_mask_a_model_takes(name: str) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    from engine import memory
+
+    config = AutoConfig.for_model(name, vocab_size=50, pad_token_id=1)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    kept = [memory.expected(models._frozen(model, None, tiny.spec({}), 2), n, 9).activations for n in (1, 2)]
+    assert 0 < kept[0] < kept[1] <= 2 * kept[0]
+
+
+def test_a_model_that_makes_no_forward_pass_is_refused_in_a_line() -> None:
+    """XMOD must be told a language."""
+    from transformers import XmodConfig, XmodForSequenceClassification
+
+    from engine import memory
+
+    config = XmodConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+    backbone = models._frozen(XmodForSequenceClassification(config), None, tiny.spec(tiny.BERT), 2)
+    for ask in (lambda: memory.expected(backbone, 1, 9),
+                lambda: METHODS["adapter-h"].apply(backbone, generator(0, "adapter"))):
+        with pytest.raises(Refused, match="XmodForSequenceClassification makes no forward pass .*language") as refusal:
+            ask()
+        assert "\n" not in str(refusal.value) and backbone.model.training
+
+
 @pytest.mark.parametrize(("part", "parts"), [(3, 3), (0, 5)])
 def test_a_part_that_does_not_divide_a_projection_is_refused(part: int, parts: int) -> None:
     backbone = tiny.backbone("gpt2")
@@ -268,7 +283,27 @@ def test_layers_that_are_shared_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["preembed", "prelayer"])
-def test_an_output_layer_can_still_be_tied_to_the_words(name: str) -> None:
-    backbone = tiny.adapted(METHODS[name], "gpt2", outputs=0)
+@pytest.mark.parametrize("kind", tiny.DECODERS)
+def test_an_output_layer_can_still_be_tied_to_the_words(name: str, kind: str) -> None:
+    backbone = tiny.adapted(METHODS[name], kind, outputs=0)
     backbone.model.tie_weights()
-    assert backbone.model.lm_head.weight is backbone.model.transformer.wte.words.weight
+    assert backbone.model.get_output_embeddings().weight is backbone.model.get_input_embeddings().words.weight
+
+
+@pytest.mark.parametrize("kind", tiny.DECODERS)
+def test_fine_tuning_a_tied_decoder_counts_and_keeps_words_and_output_as_one(kind: str, tmp_path: Path) -> None:
+    trained = tiny.adapted(METHODS["ft"], kind, outputs=0)
+    words = trained.model.get_input_embeddings().weight
+    own = {id(p): p.numel() for p in trained.model.parameters()}
+    assert models.footprint(trained) == models.Footprint(sum(own.values()), 0, sum(own.values()))
+    with torch.no_grad():
+        for parameter in trained.model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    kept = weights.trained(trained.model)
+    assert sum(tensor.shape == words.shape for tensor in kept.values()) == 1
+    weights.save(kept, tmp_path / "best.safetensors", {})
+    fresh = tiny.adapted(METHODS["ft"], kind, outputs=0)
+    weights.load(fresh, tmp_path / "best.safetensors", keep_output=False)
+    batch = tiny.inputs(METHODS["ft"], kind)
+    assert torch.equal(logits(fresh, batch), logits(trained, batch))
+    assert fresh.model.get_output_embeddings().weight is fresh.model.get_input_embeddings().weight

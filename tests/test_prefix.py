@@ -14,7 +14,7 @@ from baselines.prefix import PreEmbed, PreLayer
 from engine.backbone import Backbone
 from engine.contract import Batch, Refused, generator
 
-KINDS = ("roberta", "bert", "deberta", "gpt2")
+KINDS = tiny.KINDS
 ON = pytest.mark.parametrize("kind", KINDS)
 METHODS = pytest.mark.parametrize("method", [PreEmbed, PreLayer])
 TEXT = (5, 9, 8, 7)
@@ -34,14 +34,14 @@ def one(kind: str) -> Batch:
 
 def places(kind: str) -> list[int]:
     """Where the special tokens stand: behind the encoder's first sign, and behind all."""
-    cut = 0 if kind == "gpt2" else 1
+    cut = 0 if kind in tiny.DECODERS else 1
     return [*range(cut, cut + L_P), *range(L_P + len(TEXT), L_P + len(TEXT) + L_I)]
 
 
 def embedded(base: nn.Module, kind: str, special: torch.Tensor) -> torch.Tensor:
     """The example's word embeddings with these rows (l_p + l_i, d) for its special tokens, put together by hand."""
     words = base.get_input_embeddings().weight[list(TEXT)]
-    cut = 0 if kind == "gpt2" else 1
+    cut = 0 if kind in tiny.DECODERS else 1
     return torch.cat([words[:cut], special[:L_P], words[cut:], special[L_P:]])[None]
 
 
@@ -72,6 +72,17 @@ def test_prelayer_is_the_layers_called_one_by_one_on_replaced_activations(kind: 
         for layer, block in enumerate(body.h):
             hidden = block(put(hidden, layer), None, mask)
         expected = base.score(body.ln_f(hidden))[:, -1]
+    elif kind == "llama":
+        hidden, mask = words, torch.full((n, n), float("-inf"), dtype=torch.float64).triu(1)[None, None]
+        turned = body.rotary_emb(words, torch.arange(n)[None])
+        for layer, block in enumerate(body.layers):
+            hidden = block(put(hidden, layer), mask, position_embeddings=turned)
+        expected = base.score(body.norm(hidden))[:, -1]
+    elif kind == "mpnet":
+        hidden = body.embeddings(inputs_embeds=words)
+        for layer, block in enumerate(body.encoder.layer):
+            hidden = block(put(hidden, layer), None, body.encoder.compute_position_bias(words))[0]
+        expected = base.classifier(hidden)
     elif kind == "deberta":
         encoder, mask = body.encoder, torch.ones(1, n, dtype=torch.long)
         hidden = start = put(body.embeddings(inputs_embeds=words, mask=mask), 0)
@@ -88,16 +99,17 @@ def test_prelayer_is_the_layers_called_one_by_one_on_replaced_activations(kind: 
     assert (backbone.model(**one(kind)).logits - expected).abs().max() < 1e-10
 
 
-def test_preembed_without_an_infix_is_pefts_prompt_tuning() -> None:
+@pytest.mark.parametrize("kind", tiny.DECODERS)
+def test_preembed_without_an_infix_is_pefts_prompt_tuning(kind: str) -> None:
     """On a decoder, where the prefix stands in front of all."""
     method = tiny.prefix(PreEmbed, l_i=0)
-    backbone = tiny.adapted(method, "gpt2", outputs=0)
-    special = backbone.model.transformer.wte.special
+    backbone = tiny.adapted(method, kind, outputs=0)
+    special = backbone.model.get_input_embeddings().special
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=L_P, num_layers=2, token_dim=16,
                                 num_transformer_submodules=1, num_attention_heads=2)
-    theirs = get_peft_model(tiny.backbone("gpt2", outputs=0).model, config).eval()
+    theirs = get_peft_model(tiny.backbone(kind, outputs=0).model, config).eval()
     theirs.prompt_encoder["default"].embedding.weight.data.copy_(special.data)
-    plain, ours = tiny.inputs(tiny.lora(), "gpt2"), tiny.inputs(method, "gpt2")
+    plain, ours = tiny.inputs(tiny.lora(), kind), tiny.inputs(method, kind)
     real = ours["attention_mask"].bool()
     assert (backbone.model(**ours).logits - theirs(**plain).logits)[real].abs().max() < 1e-5
 
@@ -116,10 +128,11 @@ def test_what_every_layer_reads_at_special_tokens_does_not_depend_on_the_input(k
 
 
 @METHODS
-def test_a_decoder_read_out_at_its_infix_still_depends_on_the_input(method: type[Any]) -> None:
+@pytest.mark.parametrize("kind", tiny.DECODERS)
+def test_a_decoder_read_out_at_its_infix_still_depends_on_the_input(method: type[Any], kind: str) -> None:
     """It would not, were the last layer's output replaced too: then L + 1 places would be, not the paper's L."""
-    backbone = made(method, "gpt2")
-    two = backbone.model(**tiny.inputs(tiny.prefix(), "gpt2", [TEXT, (5, 40, 41, 42)])).logits
+    backbone = made(method, kind)
+    two = backbone.model(**tiny.inputs(tiny.prefix(), kind, [TEXT, (5, 40, 41, 42)])).logits
     assert (two[0] - two[1]).abs().max() > 1e-3
 
 
@@ -156,6 +169,23 @@ def test_words_are_a_start_too(method: type[Any]) -> None:
         if ".special" in name:
             assert all((words == row).all(-1).any() for row in parameter)
     assert words.requires_grad is False
+
+
+class Scaled(nn.Embedding):
+    """As Gemma 3 has it."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return 4 * super().forward(ids)
+
+
+@METHODS
+def test_a_start_from_words_is_what_the_model_makes_of_them(method: type[Any]) -> None:
+    base = tiny.backbone("llama")
+    words = Scaled(tiny.VOCAB, 16).requires_grad_(False)
+    base.model.set_input_embeddings(words)
+    tiny.prefix(method, init="words").apply(base, generator(0, "adapter"))
+    rows = torch.cat([p for name, p in base.model.named_parameters() if ".special" in name])
+    assert len(rows) >= 5 and all((4 * words.weight == row).all(-1).any() for row in rows)
 
 
 def test_vocabulary_words_keep_their_embeddings() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, NoRepeatNGramLogitsProcessor
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, NoRepeatNGramLogitsProcessor
 
 from engine import generate, models
 from engine.backbone import Backbone
@@ -34,13 +34,18 @@ class Signs:
         return " ".join(map(str, ids))
 
 
-def model(seed: int) -> Backbone:
+def model(seed: int, kind: str = "gpt2") -> Backbone:
     """Random logits, in float64, peaked enough for hypotheses to end and to repeat themselves."""
+    common = {"vocab_size": WORDS, "initializer_range": 0.6, "bos_token_id": END, "eos_token_id": END}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_positions=40, n_embd=16, n_layer=2, n_head=2,
-                                          initializer_range=0.6, bos_token_id=END, eos_token_id=END)).double().eval()
-    return models._frozen(made, Signs(), tiny.spec(tiny.GPT2), 0)
+        if kind == "gpt2":
+            made: Any = GPT2LMHeadModel(GPT2Config(n_positions=40, n_embd=16, n_layer=2, n_head=2, **common))
+        else:
+            made = LlamaForCausalLM(LlamaConfig(
+                hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=24,
+                max_position_embeddings=40, tie_word_embeddings=True, **common))
+    return models._frozen(made.double().eval(), Signs(), tiny.spec(tiny.ROLES[kind]), 0)
 
 
 def prompts(seed: int, n: int = 5) -> list[list[int]]:
@@ -60,9 +65,9 @@ def straight(made: Backbone) -> Logits:
 
 
 @cache
-def plain(seed: int) -> Logits:
+def plain(seed: int, kind: str = "gpt2") -> Logits:
     """Those of model(seed), for every test that asks: a model of their own, so that no search can have touched it."""
-    return straight(model(seed))
+    return straight(model(seed, kind))
 
 
 def banned(seen: list[int], n: int) -> set[int]:
@@ -122,11 +127,18 @@ def test_the_official_search_is_the_official_definition(changes: dict[str, Any])
     assert ends, "no hypothesis ended: the test would not see how they are ranked"
 
 
-@pytest.mark.parametrize("search", ["official", "hf"])
-def test_prompts_batched_give_what_each_gives_alone(search: str) -> None:
+def test_it_is_on_llama_too() -> None:
+    """Its cache has fewer heads, its positions turn keys and queries."""
+    made, asked = model(0, "llama"), prompts(0)
+    assert run(made, OFFICIAL, asked) == [ended(reference(plain(0, "llama"), prompt, OFFICIAL)) for prompt in asked]
+
+
+@pytest.mark.parametrize(("search", "kind", "seeds"), [("official", "gpt2", 4), ("hf", "gpt2", 4),
+                                                       ("official", "llama", 1), ("hf", "llama", 1)])
+def test_prompts_batched_give_what_each_gives_alone(search: str, kind: str, seeds: int) -> None:
     how = replace(OFFICIAL, search=search)
-    for seed in range(4):
-        made, asked = model(seed), prompts(seed, 9)
+    for seed in range(seeds):
+        made, asked = model(seed, kind), prompts(seed, 9)
         together = run(made, how, asked)
         assert together == run(made, how, asked, 1) == run(made, how, asked, 4)
         assert len({tuple(text) for text in together}) > 1
@@ -186,11 +198,13 @@ def test_lora_is_merged_while_it_decodes_and_not_afterwards() -> None:
     assert texts != run(model(0), OFFICIAL, asked)
 
 
-@pytest.mark.parametrize("name", ["preembed", "prelayer", "lora-pe", "adapter-h"])
-def test_methods_with_parts_of_their_own_decode_batched_as_alone(name: str) -> None:
-    made = tiny.adapted(tiny.methods()[name], "gpt2", outputs=0)
+@pytest.mark.parametrize(("name", "kind"), [
+    ("preembed", "gpt2"), ("prelayer", "gpt2"), ("lora-pe", "gpt2"), ("adapter-h", "gpt2"), ("prelayer", "llama"),
+    ("lora-pe", "llama"), ("adapter-h", "llama")])
+def test_methods_with_parts_of_their_own_decode_batched_as_alone(name: str, kind: str) -> None:
+    made = tiny.adapted(tiny.methods()[name], kind, outputs=0)
     made = Backbone(made.model, Signs(), made.roles, (), "")
-    special = tiny.backbone("gpt2", outputs=0).special(tiny.methods()[name].tokens)
+    special = tiny.backbone(kind, outputs=0).special(tiny.methods()[name].tokens)
     asked = [[*special.prefix, *prompt, *special.infix] for prompt in prompts(3, 6)]
     for ban in ("completion", "all"):
         how = replace(OFFICIAL, ban_sees=ban)

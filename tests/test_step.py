@@ -26,7 +26,8 @@ from engine.together import share
 from lora.layer import LoRALinear
 from lora.method import layers
 
-KINDS = pytest.mark.parametrize("kind", ["roberta", "bert", "deberta", "gpt2"])
+KINDS = pytest.mark.parametrize("kind", tiny.KINDS)
+EACH_ON = pytest.mark.parametrize(("name", "kind"), tiny.pairs())
 METHODS = pytest.mark.parametrize("name", sorted(tiny.methods()))
 BF16 = {"device_type": "cpu", "dtype": torch.bfloat16}
 
@@ -51,8 +52,7 @@ def linears(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 # --- held in 16 bits ------------------------------------------------------------------------------------------------
 
 
-@KINDS
-@METHODS
+@EACH_ON
 def test_held_weights_change_no_bit_of_logits_loss_and_gradients(name: str, kind: str) -> None:
     method = tiny.methods()[name]
     made = tiny.adapted(method, kind, dropout=0.1)
@@ -82,9 +82,10 @@ def test_the_very_same_parameters_are_back_also_after_a_failure(precision: str, 
     assert all(torch.equal(tensor, numbers[name]) for name, tensor in made.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", tiny.DECODERS)
 @pytest.mark.parametrize("method", [tiny.lora(), tiny.prefix()], ids=["lora", "preembed"])
-def test_an_embedding_tied_to_the_output_layer_stays_in_float32(method: Any) -> None:
-    made = tiny.adapted(method, "gpt2", outputs=0).model
+def test_an_embedding_tied_to_the_output_layer_stays_in_float32(method: Any, kind: str) -> None:
+    made = tiny.adapted(method, kind, outputs=0).model
     tied = made.get_output_embeddings()
     assert tied.weight is made.get_input_embeddings().weight
     with held(made, "bf16"):
@@ -189,8 +190,7 @@ def test_nothing_is_kept_below_the_first_layer_that_trains(make: Callable[[], Ba
                 or name.startswith((f"{holder}.0", f"{holder}.1"))]
 
 
-@METHODS
-@KINDS
+@EACH_ON
 def test_embeddings_run_without_a_graph_unless_they_train(name: str, kind: str) -> None:
     method = tiny.methods()[name]
     made = tiny.adapted(method, kind)

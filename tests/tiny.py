@@ -18,6 +18,11 @@ from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -41,6 +46,8 @@ from tasks import data
 from tasks.glue import Glue
 from tasks.tokens import Tokens
 
+ENCODERS, DECODERS = ("roberta", "bert", "deberta", "mpnet"), ("gpt2", "llama")
+KINDS = (*ENCODERS, *DECODERS)  # the architectures that backbone() builds
 NONE = Special((), ())
 VOCAB, PAD, CPU = 100, 1, torch.device("cpu")
 # Adam's eps where two runs are compared: with a tiny one, a gradient that is zero but for rounding (as that of a key's
@@ -55,6 +62,10 @@ DEBERTA = {role: re.sub("(query|key|value)$", r"\1_proj", pattern) for role, pat
 FUSED = r".*\.h\.\d+\.attn\.c_attn"
 GPT2 = {name: {"pattern": FUSED, "part": part, "parts": 3} for part, name in enumerate("qkv")} | {
     "o": r".*\.h\.\d+\.attn\.c_proj", "ff": r".*\.h\.\d+\.mlp\.(c_fc|c_proj)"}
+MPNET = {role: rf".*\.layer\.\d+\.attention\.attn\.{role}" for role in "qkvo"} | {"ff": BERT["ff"]}
+LLAMA = {role: rf".*\.layers\.\d+\.self_attn\.{role}_proj" for role in "qkvo"} | {
+    "ff": r".*\.layers\.\d+\.mlp\.(gate|up|down)_proj"}
+ROLES = {"gpt2": GPT2, "deberta": DEBERTA, "mpnet": MPNET, "llama": LLAMA}  # BERT for the others
 
 
 def spec(roles: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> ModelSpec:
@@ -63,8 +74,8 @@ def spec(roles: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> M
 
 def backbone(kind: str = "roberta", outputs: int = 2, seed: int = 0, dropout: float = 0.0, layers: int = 2,
              device: str = "cpu") -> Backbone:
-    """Random weights from the seed, biases and LayerNorms too; frozen but for the head. gpt2 with outputs=0 is a
-    language model."""
+    """Random weights from the seed, biases and LayerNorms too; frozen but for the head. A decoder with outputs=0 is a
+    language model, its output tied to the words. Llama has two heads of keys and values for four of queries."""
     drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     common = {"vocab_size": VOCAB, "num_labels": outputs or 1, "pad_token_id": PAD}
     encoder = common | drop | {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2,
@@ -76,6 +87,13 @@ def backbone(kind: str = "roberta", outputs: int = 2, seed: int = 0, dropout: fl
                                 bos_token_id=0, eos_token_id=0, embd_pdrop=dropout, attn_pdrop=dropout,
                                 resid_pdrop=dropout, **common)
             model: nn.Module = (GPT2ForSequenceClassification if outputs else GPT2LMHeadModel)(config)
+        elif kind == "llama":
+            llama = LlamaConfig(hidden_size=16, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
+                                intermediate_size=24, max_position_embeddings=40, initializer_range=0.2, bos_token_id=0,
+                                eos_token_id=0, tie_word_embeddings=True, attention_dropout=dropout, **common)
+            model = (LlamaForSequenceClassification if outputs else LlamaForCausalLM)(llama)
+        elif kind == "mpnet":
+            model = MPNetForSequenceClassification(MPNetConfig(**encoder))
         elif kind == "bert":
             model = BertForSequenceClassification(BertConfig(**encoder))
         elif kind == "deberta":
@@ -89,8 +107,7 @@ def backbone(kind: str = "roberta", outputs: int = 2, seed: int = 0, dropout: fl
             for parameter in model.parameters():
                 if parameter.ndim == 1:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
-    roles = {"gpt2": GPT2, "deberta": DEBERTA}.get(kind, BERT)
-    return models._frozen(model.eval(), None, spec(roles), outputs)
+    return models._frozen(model.eval(), None, spec(ROLES.get(kind, BERT)), outputs)
 
 
 def lora(**changes: Any) -> LoRA:
@@ -121,10 +138,15 @@ def methods() -> dict[str, Method]:
         "lora-pl": LoRAWithPrefix("lora-pl", "LoRA+PL", lora(), prefix(PreLayer))}
 
 
+def pairs() -> list[tuple[str, str]]:
+    """Every method with every architecture that it can adapt: BitFit has nothing to train in Llama."""
+    return [(name, kind) for name in methods() for kind in KINDS if (name, kind) != ("bitfit", "llama")]
+
+
 def inputs(method: Method, kind: str = "roberta", texts: Sequence[Sequence[int]] = ((9, 8, 7, 6), (11, 12)),
            left: bool = False) -> Batch:
     """Rows of ids with the method's special tokens where tasks/tokens.py puts them, padded, and their mask."""
-    special, cut = backbone(kind).special(method.tokens), 0 if kind == "gpt2" else 1
+    special, cut = backbone(kind).special(method.tokens), 0 if kind in DECODERS else 1
     rows = [[*text[:cut], *special.prefix, *text[cut:], *special.infix] for text in texts]
     longest = max(map(len, rows))
     pads = [[PAD] * (longest - len(row)) for row in rows]
