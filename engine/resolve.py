@@ -121,8 +121,8 @@ def ground(cell: Cell) -> Base:
     assert cell.model.path is not None  # check_model
     folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)
     raw = cell.task.load(origin)
-    packaged = cell.model.path == cell.model.package
-    return Base(raw, folder, hub.revision_of(folder, cell.model.revision, cell.model.sha256 if packaged else None))
+    known = cell.model.path == cell.model.package or hub.commit_of(folder)  # not any folder that a user names
+    return Base(raw, folder, hub.revision_of(folder, cell.model.revision, cell.model.sha256 if known else None))
 
 
 def identify(cell: Cell, precision: str, data_sha256: str, revision: str, begun: str | None) -> Identity:
