@@ -168,6 +168,8 @@ def model_folder(name: str, path: str, revision: str | None, package: str | None
     lost = _missing(folder)
     if lost is not None:
         raise Refused(f"model={name}: {folder} has no {lost} (weights: safetensors only, never pickles)")
+    if not any((folder / file).is_file() for file in TOKENIZER[:3]) and importlib.util.find_spec("sentencepiece") is None:
+        raise Refused(f"model={name}: its tokenizer is a SentencePiece model; pip install sentencepiece protobuf")
     return folder
 
 
