@@ -28,9 +28,9 @@ from engine.hub_client import unfinished
 CLIENT = Path(__file__).with_name("hub_client.py")
 START = 120.0  # seconds that loading the client may take: nothing of it is the hub's fault
 ANSWER = 10.0  # seconds within which the hub must answer
-PATIENCE = 8.0  # seconds that the client may go on trying before the first byte of any file has come
+PATIENCE = 8.0  # seconds that the client may go on trying: before a byte of any file has come, or at HTTP errors
 STALL = 60.0  # seconds without a byte, after which a download is ended
-QUIET, EVERY = 5.0, 30.0  # where no terminal is: seconds until the first line on progress, and from line to line
+QUIET, EVERY = 10.0, 30.0  # where no terminal is: seconds until the first line on progress, and from line to line
 PUBLIC = "https://huggingface.co"
 XET = "HF_HUB_DISABLE_XET=1 goes around Xet, the hub's storage of large files, which a firewall may keep out"
 
@@ -106,8 +106,8 @@ def _watched(client: subprocess.Popen[str], wanted: Wanted) -> Path:
 
     threading.Thread(target=read, daemon=True).start()
     shown, state = Shown(wanted.title), Told()
-    began = time.monotonic()  # since when this has lasted: first loading, then silence or trouble
-    ready, troubled = False, None
+    began = time.monotonic()  # since when nothing has come: no word of the client at first, then no answer and no byte
+    ready, troubled = False, None  # troubled: since when the client has tried again
     while True:
         _signalled()
         try:
@@ -124,7 +124,7 @@ def _watched(client: subprocess.Popen[str], wanted: Wanted) -> Path:
                 return Path(told["folder"])
             if "client" in told:
                 raise Failed(f"the proxy settings cannot be used ({told['client'][0]['text'][:150]})",
-                             f"{_proxy() or 'see HTTPS_PROXY, ALL_PROXY'}; for socks: pip install socksio")
+                             f"check {_proxy() or 'HTTPS_PROXY and ALL_PROXY'}; for socks5://…: pip install socksio")
             if "error" in told:
                 raise Failed(*reason(told["error"], wanted, state.get("xet", False) or told.get("xet", False)))
             if "ready" in told:
@@ -132,6 +132,8 @@ def _watched(client: subprocess.Popen[str], wanted: Wanted) -> Path:
                 continue
             if told["moved"] != state.get("moved"):
                 began, troubled = now, None
+            if told["answers"] != state.get("answers", 0):
+                began = now
             if told["troubles"] != state.get("troubles", 0):
                 troubled = troubled or now
             state = told
@@ -141,7 +143,7 @@ def _watched(client: subprocess.Popen[str], wanted: Wanted) -> Path:
             raise Failed(f"the hub's client was not loaded within {START:.0f} s", "say it again on a less busy machine")
         if ready and not state.get("answers") and now - began > ANSWER + 1:
             raise Failed(f"no answer from {endpoint()} within {ANSWER:.0f} s{_through()}", "say it again later")
-        if trouble and troubled and not state.get("bytes") and now - troubled > PATIENCE:
+        if trouble and troubled and now - troubled > PATIENCE and (not state["bytes"] or trouble[0]["status"]):
             raise Failed(*reason(trouble, wanted, state["xet"]))
         if ready and now - began > STALL:
             if trouble:
@@ -233,12 +235,12 @@ def _proxy() -> str | None:
     with suppress(ValueError):
         said = urlsplit(found)
         found = urlunsplit(said._replace(netloc=said.netloc.rpartition("@")[2]))
-    return f"the proxy is {found}"
+    return found
 
 
 def _through() -> str:
     proxy = _proxy()
-    return f"; {proxy}" if proxy else ""
+    return f", through the proxy {proxy}" if proxy else ""
 
 
 def reason(errors: Sequence[Told], wanted: Wanted, xet: bool) -> tuple[str, str]:
@@ -282,14 +284,16 @@ def reason(errors: Sequence[Told], wanted: Wanted, xet: bool) -> tuple[str, str]
     if numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST}:
         return f"the cache {wanted.cache} cannot be written", "HF_HOME=DIR names another folder"
     if {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError"} & names:
-        return f"{host} cannot be asked ({texts[0][:100] if texts else ''}){_through()}", "check HF_ENDPOINT and proxies"
+        return (f"{host} cannot be asked ({texts[0][:100] if texts else 'wrong address'}){_through()}",
+                "check HF_ENDPOINT and HTTPS_PROXY")
     if {"SSLError", "SSLCertVerificationError"} & names or any("CERTIFICATE" in text for text in texts):
         return (f"the certificate of {host} is not trusted here{_through()}",
                 "SSL_CERT_FILE=FILE names your network's own certificates")
     if {"ConnectTimeout", "ReadTimeout", "TimeoutException"} & names:
         return f"no answer from {host} within {ANSWER:.0f} s{_through()}", "say it again later"
     if "ConnectError" in names:
-        return f"{host} cannot be reached ({texts[-1][:100] if texts else 'no connection'}){_through()}", "check the network"
+        return (f"{host} cannot be reached ({texts[-1][:100] if texts else 'no connection'}){_through()}",
+                "check the network")
     if {"RemoteProtocolError", "NetworkError", "DecodingError"} & names:
         return f"the connection to {host} was cut{_through()}", "say it again: files that are whole are kept"
     if xet and {"RuntimeError", "XetDownloadError", "XetAuthenticationError", "XetObjectNotFoundError"} & names:

@@ -1,6 +1,6 @@
 """Finding a model or data set before anything heavy happens: a folder, an installed package, the cache, the hub.
 
-What comes from the hub is compared once with the checksum that the hub has for it: its client compares the length alone.
+What comes from the hub is compared once with the checksum that the hub has for it: its client compares lengths alone.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ def model_folder(name: str, path: str, revision: str | None, package: str | None
     lost = _missing(folder)
     if lost is not None:
         raise Refused(f"model={name}: {folder} has no {lost} (weights: safetensors only, never pickles)")
-    if not any((folder / file).is_file() for file in TOKENIZER[:3]) and importlib.util.find_spec("sentencepiece") is None:
+    plain = any((folder / file).is_file() for file in TOKENIZER[:3])
+    if not plain and importlib.util.find_spec("sentencepiece") is None:
         raise Refused(f"model={name}: its tokenizer is a SentencePiece model; pip install sentencepiece protobuf")
     return folder
 
@@ -215,7 +216,7 @@ def _check_sha256(weights: Path, sha256: str) -> None:
     """Raises Refused for weights that are not those. What the cache of the hub has was compared with its name."""
     found = weights.resolve().name if weights.is_symlink() else ""
     if not weights.is_file():
-        raise Refused(f"model.sha256 is that of one file, and {weights.parent} has no {weights.name}: model.sha256=null")
+        raise Refused(f"model.sha256: {weights.parent} has no {weights.name}, whose sha256 it is: model.sha256=null")
     if len(found) != 64:
         found = _sha256([weights])
     if found != sha256:

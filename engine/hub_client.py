@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class Watch(logging.Handler):
         self.xet = self.xet or "xet-read-token" in str(response.url)
         if response.status_code < 300 and not re.match("/api/(models|datasets)/", response.url.path):
             self.responses.append(response)
-        elif response.status_code >= 400:
+        elif response.status_code in (408, 429) or response.status_code >= 500:  # others end it, or mean nothing
             self.troubles += 1
             self.trouble = [{"names": ["HTTPStatusError"], "status": response.status_code, "host": response.url.host,
                              "wait": response.headers.get("retry-after"), "text": "", "errno": None, "file": ""}]
@@ -103,10 +104,8 @@ class Watch(logging.Handler):
         over_http = sum(response.num_bytes_downloaded for response in self.responses)
         bytes_ = max([over_http, *(int(bar.n) for bar in bars)])
         growing = 0
-        try:
+        with suppress(OSError):  # not there yet, or just gone
             growing = sum(file.stat().st_size for file in os.scandir(self.blobs) if file.name.endswith(".incomplete"))
-        except OSError:  # not there yet, or just gone
-            pass
         return {"bytes": bytes_, "total": max([0, *(int(bar.total or 0) for bar in bars)]),
                 "moved": [over_http, *(int(bar.n) for bar in self.bars), growing], "answers": self.answers,
                 "xet": self.xet, "trouble": self.trouble, "troubles": self.troubles}
@@ -145,7 +144,7 @@ def main() -> None:
 
     nowhere = open(os.devnull, "w")  # noqa: SIM115  (until this process ends)
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):
         """Counts, and shows nothing."""
 
         def __init__(self, *words: Any, **options: Any) -> None:

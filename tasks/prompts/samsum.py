@@ -15,8 +15,8 @@ class SAMSum:
     """
 
     def check(self, row: dict[str, Any]) -> str | None:
-        """The row must have a dialogue and a summary. No dialogue at all (null) is an empty one: CSV, in which the hub's
-        copy was made, does not tell them apart."""
+        """The row must have a dialogue and a summary. A dialogue that is null counts as empty: copies made by CSV
+        do not tell them apart."""
         return not_text({**row, "dialogue": row["dialogue"] or ""} if "dialogue" in row else row, "dialogue", "summary")
 
     def fingerprint(self, row: dict[str, Any]) -> list[Any]:
