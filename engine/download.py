@@ -28,7 +28,7 @@ from engine.hub_client import unfinished
 CLIENT = Path(__file__).with_name("hub_client.py")
 START = 120.0  # seconds that loading the client may take: nothing of it is the hub's fault
 ANSWER = 10.0  # seconds within which the hub must answer
-PATIENCE = 8.0  # seconds that the client may go on trying: before a byte of any file has come, or at HTTP errors
+PATIENCE = 5.0  # seconds that the client may go on trying: before a byte of any file has come, or at HTTP errors
 STALL = 60.0  # seconds without a byte, after which a download is ended
 QUIET, EVERY = 10.0, 30.0  # where no terminal is: seconds until the first line on progress, and from line to line
 PUBLIC = "https://huggingface.co"

@@ -154,7 +154,7 @@ FAULTS = {
     "401": (Fault("/api/", status=401, body=b"", headers={"X-Error-Message": "Invalid username or password."}),
             ["no such repository", "model.path=org/model", "HF_TOKEN"]),
     "403": (Fault("/api/", status=403, body=b"<html>"), ["403", "firewall"]),
-    "429": (Fault("/api/", status=429, body=b"", headers={"Retry-After": "120"}), ["limit of requests", "wait 120 s"]),
+    "429": (Fault("/tree/", status=429, body=b"", headers={"Retry-After": "120"}), ["limit of requests", "wait 120 s"]),
     "500": (Fault("/tree/", status=500, body=b""), ["HTTP 500", "again later"]),
     "503 of files": (Fault("/resolve/", status=503, body=b""), ["HTTP 503", "again later"]),
     "503 of the CDN": (Fault("/cdn/", status=503, body=b""), ["HTTP 503", "again later"]),
@@ -423,18 +423,18 @@ def test_of_a_data_set_only_the_splits_that_are_read_are_fetched(served: Hub) ->
     assert served.asked("test-|wnli|README") == []
 
 
-@pytest.mark.parametrize("name", ["samsum", "e2e", "webnlg"])
-def test_converted_sets_are_read_as_their_tasks_name_them(served: Hub, name: str, small_texts: list[str],
-                                                          cli: Cli, tmp_path: Path, no_java: None) -> None:
-    """The automatic branch: CONFIG/SPLIT/0000.parquet, WebNLG's validation called dev."""
-    import yaml
-
-    source = yaml.safe_load((ROOT / "conf" / "task" / f"{name}.yaml").read_text())["source"]
-    config, renamed = source["config"] or "default", source.get("hub") or {}
+@pytest.mark.parametrize(("name", "place", "config", "renamed"), [
+    ("samsum", "knkarthick/samsum", "default", {}), ("e2e", "tuetschek/e2e_nlg", "default", {}),
+    ("webnlg", "webnlg-challenge/web_nlg", "webnlg_challenge_2017", {"validation": "dev"}),
+])
+def test_converted_sets_are_read_as_their_tasks_name_them(
+        served: Hub, name: str, place: str, config: str, renamed: dict[str, str], small_texts: list[str], cli: Cli,
+        tmp_path: Path, no_java: None) -> None:
+    """From the branch that the hub makes by itself: CONFIG/SPLIT/0000.parquet."""
     rows = {"train": text_rows(name, 16), "validation": text_rows(name, 4, 100), "test": text_rows(name, 7, 200)}
-    commit = served.add("dataset", source["id"], {
+    commit = served.add("dataset", place, {
         f"{config}/{renamed.get(split, split)}/0000.parquet": parquet(each) for split, each in rows.items()
-    } | {f"{config}/partial-train/0000.parquet": b"other"}, [source["revision"]])
+    } | {f"{config}/partial-train/0000.parquet": b"other"}, ["refs/convert/parquet"])
     words = [word for word in small_texts if not word.startswith("data_root")]
     ran(cli, f"task={name}", "method=lora", "recipe=text/lora", *words)
     record = json.loads(next((tmp_path / "out").glob(f"runs/*/{name}/*.json")).read_text())
@@ -648,6 +648,19 @@ def test_a_folder_that_lacks_a_shard_is_refused(tiny: Path, tmp_path: Path) -> N
     (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     with pytest.raises(Refused, match="no model-00002-of-00002.safetensors"):
         find(str(tmp_path / "model"))
+
+
+def test_a_tokenizer_that_needs_a_library_names_it(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeBERTa-v2's, on the hub: transformers would ask for tiktoken, which does not help."""
+    shutil.copytree(tiny, tmp_path / "model")
+    for path in (tmp_path / "model").glob("tokenizer*"):
+        path.unlink()
+    (tmp_path / "model" / "spm.model").write_bytes(b"")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Refused, match="pip install sentencepiece"):
+        find(str(tmp_path / "model"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert find(str(tmp_path / "model")) == tmp_path / "model"
 
 
 def test_a_pickle_is_never_read(tiny: Path, tmp_path: Path) -> None:
