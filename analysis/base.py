@@ -120,7 +120,8 @@ def _found(name: str, path: str, revision: str | None, package: str | None) -> P
 def _revision(folder: Path, revision: str | None, sha256: str | None, others: bool = False) -> str | None:
     """What identifies the weights of a folder; None: it would take too long to say."""
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return hub.revision_of(folder, revision, sha256, others) if size <= HASHED or folder.name == revision else None
+    quick = size <= HASHED or folder.name == revision or hub.commit_of(folder)
+    return hub.revision_of(folder, revision, sha256, others) if quick else None
 
 
 def spectrum(W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

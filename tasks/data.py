@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from tasks import synthetic
 from tasks.rows import Row, RowFormat, Rows, Table, lost
 
 Example = TypeVar("Example")
+ENDINGS = (".jsonl.gz", ".jsonl", ".parquet", "-*.parquet", "/*.parquet")  # of a split's file or files, by preference
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Source:
             ways_out = "give a folder (data_root=DIR), a filled cache (HF_HOME=DIR), or run without either: scale=demo"
             if self.home is not None:
                 ways_out += f"; {self.home} publishes it, data_root=DIR reads it from {self._layout(splits[0])}"
-            folder = snapshot("dataset", self.id, self.revision, [f"{self.config}/*" if self.config else "*.parquet"],
+            folder = snapshot("dataset", self.id, self.revision, self._wanted(there.values()),
                               lambda place: self._missing(place, list(there.values())), ways_out)
             place = self._place(folder, there[splits[0]])
             return {split: _found(place, there[split], hint) for split in splits}, folder.name
@@ -54,6 +55,11 @@ class Source:
     def _layout(self, split: str) -> str:
         return str(Path(self.id.rpartition("/")[2], self.config or "", f"{split}.jsonl.gz"))
 
+    def _wanted(self, splits: Iterable[str]) -> list[str]:
+        """Patterns of the files in the hub's repository that hold these splits, and of no others."""
+        places = [f"{self.config}/"] if self.config else ["", "*/"]
+        return [f"{place}{split}{ending}" for place in places for split in splits for ending in ENDINGS]
+
     def _place(self, folder: Path, split: str) -> Path:
         """Where in a copy of the hub's repository the splits lie; without a config, in the only folder with them,
         whatever the hub calls it."""
@@ -66,7 +72,13 @@ class Source:
         """The first file that such a copy lacks."""
         place = self._place(folder, splits[0])
         within = f"{self.config}/" if self.config else ""
-        return next((f"{within}{split}-*.parquet" for split in splits if not _find(place, split)), None)
+        for split in splits:
+            try:
+                if not _find(place, split):
+                    return f"{within}{split}-*.parquet"
+            except Refused:  # some of its files alone
+                return f"{within}{split}-*.parquet"
+        return None
 
 
 def _found(folder: Path, split: str, hint: str) -> list[Path]:
@@ -78,8 +90,8 @@ def _found(folder: Path, split: str, hint: str) -> list[Path]:
 
 def _find(folder: Path, split: str) -> list[Path]:
     for name in (split, f"{split}_subset"):  # a subset is used when the whole is not there, and said in the record
-        for pattern in (".jsonl.gz", ".jsonl", ".parquet", "-*.parquet", "/*.parquet"):
-            found = sorted(folder.glob(f"{name}{pattern}"))
+        for ending in ENDINGS:
+            found = sorted(folder.glob(f"{name}{ending}"))
             sharded = re.search(r"-of-(\d+)", found[0].name) if found else None
             shards = int(sharded[1]) if sharded else len(found)
             if len(found) != shards:

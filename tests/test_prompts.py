@@ -221,3 +221,12 @@ def test_wikisql_and_mnli_take_every_row() -> None:
     rows = read("wikisql/validation")
     assert len(pairs(WikiSQL(), rows)) == 8384
     assert pairs(MNLI(), read("glue/mnli/validation_matched"))[0][1] in ("entailment", "neutral", "contradiction")
+
+
+def test_a_chat_that_is_null_is_an_empty_one() -> None:
+    """The training set has one empty chat; a copy made by CSV has null there. Both are the same data."""
+    null, empty = ({"dialogue": said, "summary": "Nobody spoke."} for said in (None, ""))
+    form = SAMSum()
+    assert form.check(null) is None and form.check({"summary": "x"}) and form.check({"dialogue": 1, "summary": "x"})
+    assert form.examples(null) == form.examples(empty) == [("\n\n", "Nobody spoke.")]
+    assert form.fingerprint(null) == form.fingerprint(empty)
