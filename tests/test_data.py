@@ -110,7 +110,7 @@ def test_a_part_of_a_sharded_split_is_refused(tmp_path: Path) -> None:
     """An interrupted download leaves some shards; training on half the data must not look like training on all."""
     parquet(tmp_path / "glue" / "rte" / "train-00000-of-00002.parquet", "rte", glue_rows("rte", 8))
     parquet(tmp_path / "glue" / "rte" / "validation-00000-of-00001.parquet", "rte", glue_rows("rte", 8))
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="1 of the 2 files of train"):
         read("rte", tmp_path)
 
 

