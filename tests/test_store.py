@@ -289,6 +289,19 @@ def test_a_users_folder_may_hold_other_weights_and_the_store_may_not(tiny: Path)
         hub.revision_of(tiny, None, "0" * 64)
 
 
+def test_other_weights_of_the_same_size_and_time_are_noticed(tiny: Path, tmp_path: Path) -> None:
+    folder, other = tmp_path / "model", tmp_path / "other"
+    shutil.copytree(tiny, folder)
+    known, weights = sha256(folder / "model.safetensors"), folder / "model.safetensors"
+    assert hub.revision_of(folder, None, known, others=True) == f"sha256:{known}"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    other.write_bytes(data)
+    shutil.copystat(weights, other)
+    shutil.copy2(other, weights)  # cp -p
+    assert hub.revision_of(folder, None, known, others=True) != f"sha256:{known}"
+
+
 @pytest.mark.parametrize(("model", "task"), [("mpnet", "rte"), ("smollm2", "e2e")])
 def test_without_the_store_and_the_hub_the_refusal_names_the_command(cli: Cli, no_cache: Path, model: str, task: str,
                                                                       glue_folder: Path) -> None:
