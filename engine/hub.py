@@ -115,7 +115,7 @@ def _spoilt(folder: Path, patterns: Sequence[str]) -> Path | None:
 
 def _is_true(path: Path, expected: str) -> bool:
     """Whether a file has this checksum. It is read once: that it was found true is remembered under its path, size and
-    times in the user's cache. The time of its content alone would not do: cp -p and rsync give another file the same."""
+    times in the user's cache. When its content changed would not do alone: cp -p and rsync keep that."""
     state = path.stat()
     key = f"{path.resolve()} {expected} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
     seen = user_cache() / "checked" / hashlib.sha256(key.encode()).hexdigest()

@@ -213,7 +213,7 @@ def _check(name: str, made: Path, wanted: Source, sha256: str) -> None:
 
 
 def _check_there(name: str, folder: Path, wanted: Source, sha256: str) -> None:
-    """Raises Refused where what is there already is not what would be fetched. It may be the user's own, so it stays."""
+    """Raises Refused where what is there already is not what would be fetched. It may be the user's own: it stays."""
     try:
         _check(name, folder, wanted, sha256)
     except (Refused, OSError):
