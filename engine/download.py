@@ -179,7 +179,7 @@ class Shown:
 
     def __init__(self, title: str) -> None:
         self.title, self.began = title, time.monotonic()
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr is not None and sys.stderr.isatty()  # None: closed, as a daemon has it
         self.next = self.began + (0.5 if self.terminal else QUIET)
         self.said = False
 

@@ -574,6 +574,13 @@ def test_progress_in_a_log_is_lines_with_bytes(served: Hub, tiny: Path, capfd: p
     assert " of " in lines[1] and "fetched in" in lines[-1]
 
 
+def test_a_closed_stderr_is_no_reason_to_fail(served: Hub, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has None for it: 2>&- in a shell, and some daemons."""
+    served.add("model", "org/model", content(tiny))
+    monkeypatch.setattr(sys, "stderr", None)
+    assert (find() / "model.safetensors").is_file()
+
+
 # Not on the hub
 
 def test_a_folder_is_found_without_the_hub(tiny: Path, no_download: None) -> None:
