@@ -72,7 +72,7 @@ def offline() -> str | None:
 def download(wanted: Wanted) -> Path:
     """The folder of the repository in the hub's cache, with the files that were wanted. Raises Failed, and
     KeyboardInterrupt or Stopped at a signal."""
-    _check_endpoint()
+    check_endpoint()
     asked = {"repo": wanted.repo, "kind": wanted.kind, "revision": wanted.revision, "patterns": list(wanted.patterns),
              "cache": str(wanted.cache), "answer": ANSWER}
     # The client reads this once, and as a whole number: for how long the server may be silent within a file.
@@ -211,7 +211,7 @@ def size(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
-def _check_endpoint() -> None:
+def check_endpoint() -> None:
     """Raises Failed for an HF_ENDPOINT that is no address of a server."""
     address = endpoint()
     try:

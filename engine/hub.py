@@ -18,7 +18,7 @@ from pathlib import Path
 
 from engine import store
 from engine.contract import Refused
-from engine.download import Failed, Wanted, download, offline
+from engine.download import Failed, Wanted, check_endpoint, download, offline
 from engine.files import whole_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +31,15 @@ ON_HUB = [  # the same, of a repository, which often has other formats beside: w
     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"]
 WAYS_OUT = "give a folder (model.path=DIR), a filled cache (HF_HOME=DIR), or run without either: scale=demo"
 COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def check_settings() -> None:
+    """Refuses an HF_ENDPOINT that is no address: with some, the hub's client cannot even be imported, which transformers
+    does also where nothing is asked of the hub."""
+    try:
+        check_endpoint()
+    except Failed as failure:
+        raise Refused("\n".join(failure.args)) from None
 
 
 def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str],

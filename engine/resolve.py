@@ -117,6 +117,7 @@ def check_model(cell: Cell) -> None:
 
 def ground(cell: Cell) -> Base:
     """Finds and checks the base weights and the data, fetching what is missing. Raises Refused."""
+    hub.check_settings()
     origin = _origin(cell.settings)
     assert cell.model.path is not None  # check_model
     folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)

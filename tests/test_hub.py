@@ -209,6 +209,16 @@ def test_a_definite_no_is_answered_before_any_patience(online: None, address: st
             find(revision=revision)
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "http://localhost:99999"])
+def test_an_address_that_the_client_cannot_be_imported_with_is_refused(address: str, tmp_path: Path) -> None:
+    """In a process of its own, since here the client is imported already."""
+    words = ["task=rte", "method=lora", "model=minilm", "init_from=none", f"runtime.out={tmp_path}"]
+    done = subprocess.run([sys.executable, str(ROOT / "run.py"), *words], text=True, capture_output=True,
+                          env=os.environ | {"HF_ENDPOINT": address})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 2)
+    assert f"HF_ENDPOINT={address} is not the address" in done.stderr
+
+
 @pytest.mark.parametrize(("name", "value", "says"), [
     ("ALL_PROXY", "socks5://127.0.0.1:1", ["proxy settings", "socks5://127.0.0.1:1", "pip install socksio"]),
     ("HTTP_PROXY", "foo://127.0.0.1:1", ["proxy settings", "foo://127.0.0.1:1"]),
