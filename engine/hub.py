@@ -34,8 +34,8 @@ COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def check_settings() -> None:
-    """Refuses an HF_ENDPOINT that is no address: with some, the hub's client cannot even be imported, which transformers
-    does also where nothing is asked of the hub."""
+    """Refuses an HF_ENDPOINT that is no address: with some, the hub's client cannot even be imported, and transformers
+    imports it also where nothing is asked of the hub."""
     try:
         check_endpoint()
     except Failed as failure:
