@@ -15,6 +15,7 @@ import argparse
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -221,8 +222,21 @@ def _check_there(name: str, folder: Path, wanted: Source, sha256: str) -> None:
                       "delete or move it away, and say this again") from None
 
 
+def _terminated(number: int, frame: object) -> None:
+    """Ends as an exception does, so that pip ends too and what was written half is taken away."""
+    raise SystemExit(128 + number)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 on a wrong request."""
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return _main(words)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _main(words: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m engine.store", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="*", help=f"{' · '.join(names())} · all; none: a list")

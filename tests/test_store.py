@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +168,20 @@ def test_what_is_there_and_is_not_the_model_is_refused_with_what_helps(
     if folder.is_dir() and len(left(folder)) < 4:
         with pytest.raises(Refused, match="delete the folder and fetch it again: python -m engine.store small"):
             hub.model_folder("small", "org/small", None, None)
+
+
+def test_nothing_is_left_of_a_fetch_that_is_terminated(zipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(*_: Any) -> Path:
+        assert len(left(zipped)) == 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        pytest.fail("not ended")
+
+    monkeypatch.setattr(store, "_download", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        store.main(["small"])
+    assert ended.value.code == 143 and left(zipped) == [] and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_unknown_model_is_refused_before_anything_is_fetched(zipped: Path, capsys: pytest.CaptureFixture[str]
