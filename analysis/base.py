@@ -85,15 +85,15 @@ def _opened(folder: Path) -> Base:
 def of(record: Record) -> Base:
     """The base model of a run. Raises Refused when it is not at hand, or is another one than the run's."""
     model = record.settings["model"]
+    sha256 = model["sha256"] if record.model_revision == f"sha256:{model['sha256']}" else None
     named = os.environ.get("LORA_BASE", "")
     for folder in map(Path, filter(None, named.split(os.pathsep))):
-        if folder.is_dir() and record.model_revision in (
-                folder.name, _revision(folder, None, model["sha256"], others=True)):
+        if folder.is_dir() and record.model_revision in (folder.name, _revision(folder, sha256)):
             return _opened(folder)
     if model["path"] == "folder":
         raise Refused(f"the base weights of {record.digest} came from a folder; LORA_BASE=DIR says where it is now")
     folder = _found(model["name"], model["path"], model["revision"], model.get("package"))
-    revision = _revision(folder, model["revision"], model["sha256"])
+    revision = _revision(folder, sha256)
     if None not in (revision, record.model_revision) and revision != record.model_revision:
         raise Refused(f"{record.digest} was trained on other weights of {model['name']} than those in {folder.name}\n"
                       "LORA_BASE=DIR names the folder that has them")
@@ -117,11 +117,11 @@ def _found(name: str, path: str, revision: str | None, package: str | None) -> P
 
 
 @lru_cache
-def _revision(folder: Path, revision: str | None, sha256: str | None, others: bool = False) -> str | None:
-    """What identifies the weights of a folder; None: it would take too long to say."""
+def _revision(folder: Path, sha256: str | None) -> str | None:
+    """What identifies the weights of a folder: this sha256, if it is theirs. None: it would take too long to say."""
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    quick = size <= HASHED or folder.name == revision or hub.commit_of(folder)
-    return hub.revision_of(folder, revision, sha256, others) if quick else None
+    quick = size <= HASHED or hub.commit_of(folder)
+    return hub.revision_of(folder, sha256, known=True, others=True) if quick else None
 
 
 def spectrum(W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

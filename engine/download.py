@@ -81,7 +81,7 @@ def answer_time() -> float:
 def download(wanted: Wanted) -> Path:
     """The folder of the repository in the hub's cache, with the files that were wanted. Raises Failed, and
     KeyboardInterrupt or Stopped at a signal."""
-    _check_endpoint()
+    check_endpoint()
     asked = {"repo": wanted.repo, "kind": wanted.kind, "revision": wanted.revision, "patterns": list(wanted.patterns),
              "cache": str(wanted.cache), "answer": answer_time()}
     # The client reads this once, and as a whole number: for how long the server may be silent within a file.
@@ -191,7 +191,7 @@ class Shown:
 
     def __init__(self, title: str) -> None:
         self.title, self.began = title, time.monotonic()
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr is not None and sys.stderr.isatty()  # None: closed, as a daemon has it
         self.next = self.began + (0.5 if self.terminal else QUIET)
         self.said = False
 
@@ -223,7 +223,7 @@ def size(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
-def _check_endpoint() -> None:
+def check_endpoint() -> None:
     """Raises Failed for an HF_ENDPOINT that is no address of a server."""
     address = endpoint()
     try:

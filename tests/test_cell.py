@@ -88,7 +88,7 @@ def test_the_record_says_how_its_number_came_about(cli: Cli, small: list[str], o
     assert done.sources["weight_decay"].startswith("our choice") and done.variant == "r=4 alpha=16 targets=q,k,v,o"
     assert {"torch", "transformers", "numpy"} <= done.versions.keys()
     assert len(done.data_sha256) == 64 and done.data_revision is None
-    assert done.model_revision == hub.revision_of(tiny, None, None) and done.model_revision.startswith("sha256:")
+    assert done.model_revision == hub.revision_of(tiny, None) and done.model_revision.startswith("sha256:")
     assert done.footprint["trainable"] == 2 * 4 * 2 * 4 * 32   # layers x matrices x (A and B) x r x width
     assert done.footprint["head"] == 32 * 32 + 32 + 32 * 2 + 2   # BERT's pooler and the classifier
     assert len(done.outcome["curve"]) == 1 and done.outcome["steps"] == 4
@@ -261,13 +261,13 @@ def test_the_environment_does_not_change_the_numbers(cli: Cli, small: list[str],
 
 
 def test_another_tokenizer_or_configuration_is_another_run(tiny: Path, tmp_path: Path) -> None:
-    before = hub.revision_of(tiny, None, None)
+    before = hub.revision_of(tiny, None)
     for name, was, becomes in (("config.json", '"gelu"', '"relu"'), ("tokenizer.json", '"lowercase"', '"uppercase"')):
         copy = tmp_path / name
         shutil.copytree(tiny, copy)
         text = (copy / name).read_text()
         (copy / name).write_text(text.replace(was, becomes) if was in text else text + " ")
-        assert hub.revision_of(copy, None, None) != before
+        assert hub.revision_of(copy, None) != before
 
 
 def odd(folder: Path, case: str) -> None:

@@ -114,6 +114,21 @@ def test_a_part_of_a_sharded_split_is_refused(tmp_path: Path) -> None:
         read("rte", tmp_path)
 
 
+def test_a_shard_that_is_there_twice_stands_for_no_other(tmp_path: Path) -> None:
+    """A browser calls a second download so."""
+    folder = tmp_path / "glue" / "rte"
+    parquet(folder / "validation-00000-of-00001.parquet", "rte", glue_rows("rte", 8))
+    for name in ("train-00000-of-00002.parquet", "train-00000-of-00002 (1).parquet"):
+        parquet(folder / name, "rte", glue_rows("rte", 8))
+    with pytest.raises(Refused, match="1 of the 2 files of train; fetch the others"):
+        read("rte", tmp_path)
+    parquet(folder / "train-00001-of-00002.parquet", "rte", glue_rows("rte", 8))
+    with pytest.raises(Refused, match="3 files of train, which has 2; delete those too many"):
+        read("rte", tmp_path)
+    (folder / "train-00000-of-00002 (1).parquet").unlink()
+    assert len(read("rte", tmp_path).rows["train"]) == 16
+
+
 def test_reading_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither beside the data nor into the cache of `datasets`, which may be read-only on a cluster."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
@@ -415,6 +430,13 @@ def test_of_parquet_only_the_columns_that_a_task_needs_are_read(tmp_path: Path) 
 def test_a_column_that_parquet_lacks_is_named_with_those_that_it_has(tmp_path: Path) -> None:
     path = rte(tmp_path, [{"sentence1": "a", "label": 0, "idx": 0}])
     assert refusal(tmp_path) == f"{path}, row 1: no column 'sentence2' (it has sentence1, label, idx)"
+
+
+def test_a_column_that_parquet_has_twice_is_refused(tmp_path: Path) -> None:
+    path = rte(tmp_path, glue_rows("rte", 8))
+    table = pyarrow.Table.from_pylist(glue_rows("rte", 8))
+    write_table(table.append_column("label", table["label"]), path)
+    assert refusal(tmp_path) == f"{path}: it has the column 'label' more than once"
 
 
 @pytest.mark.parametrize(("wrong", "says"), [

@@ -94,7 +94,7 @@ def test_a_model_is_fetched_once_and_found_offline(served: Hub, tiny: Path, monk
     place = find()
     assert place.name == commit and content(place) == content(tiny)
     assert served.asked("pytorch|onnx|dict|README|consolidated") == []
-    assert hub.revision_of(place, None, None) == commit
+    assert hub.revision_of(place, None) == commit
     before = len(served.requests)
     assert find() == place and len(served.requests) == before
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -143,7 +143,7 @@ def test_a_branch_is_looked_up_once_and_known_by_its_commit(served: Hub, tiny: P
     place = find(revision="refs/pr/2")
     assert place.name == commit
     monkeypatch.setattr(hub, "_sha256", lambda _: pytest.fail("hashed again"))
-    assert hub.revision_of(find(revision="refs/pr/2"), "refs/pr/2", None) == commit
+    assert hub.revision_of(find(revision="refs/pr/2"), None) == commit
 
 
 # What goes wrong on the way
@@ -207,6 +207,16 @@ def test_a_definite_no_is_answered_before_any_patience(online: None, address: st
     for revision in (None, "a" * 40):   # the client asks another question first, and tries again where it is the second
         with pytest.raises(Refused, match=says):
             find(revision=revision)
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://localhost:99999"])
+def test_an_address_that_the_client_cannot_be_imported_with_is_refused(address: str, tmp_path: Path) -> None:
+    """In a process of its own, since here the client is imported already."""
+    words = ["task=rte", "method=lora", "model=minilm", "init_from=none", f"runtime.out={tmp_path}"]
+    done = subprocess.run([sys.executable, str(ROOT / "run.py"), *words], text=True, capture_output=True,
+                          env=os.environ | {"HF_ENDPOINT": address})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 2)
+    assert f"HF_ENDPOINT={address} is not the address" in done.stderr
 
 
 @pytest.mark.parametrize(("name", "value", "says"), [
@@ -388,7 +398,7 @@ def test_a_cache_copied_without_links_is_compared_too(served: Hub, tiny: Path, n
         path.unlink()
         path.write_bytes(real)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert hub.revision_of(find(), None, None) == commit
+    assert hub.revision_of(find(), None) == commit
     spoil(place / "model.safetensors")
     assert "model.safetensors is damaged" in refusal()
 
@@ -601,6 +611,13 @@ def test_progress_in_a_log_is_lines_with_bytes(served: Hub, tiny: Path, capfd: p
     assert " of " in lines[1] and "fetched in" in lines[-1]
 
 
+def test_a_closed_stderr_is_no_reason_to_fail(served: Hub, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has None for it: 2>&- in a shell, and some daemons."""
+    served.add("model", "org/model", content(tiny))
+    monkeypatch.setattr(sys, "stderr", None)
+    assert (find() / "model.safetensors").is_file()
+
+
 # Not on the hub
 
 def test_a_folder_is_found_without_the_hub(tiny: Path, no_download: None) -> None:
@@ -628,12 +645,12 @@ def cached(cache: Path, tiny: Path) -> Path:
 
 def test_a_cached_snapshot_is_found_without_the_hub(tiny: Path, no_cache: Path, no_download: None) -> None:
     place = cached(no_cache, tiny)
-    assert find(revision="a" * 40) == place and hub.revision_of(place, "a" * 40, None) == "a" * 40
+    assert find(revision="a" * 40) == place
 
 
 def test_a_folder_is_no_commit_because_of_its_name(tiny: Path, no_cache: Path) -> None:
     """Nothing says that its files are the commit's, so they are what it is known by."""
-    assert hub.revision_of(cached(no_cache, tiny), None, None) == hub.revision_of(tiny, None, None)
+    assert hub.revision_of(cached(no_cache, tiny), None) == hub.revision_of(tiny, None)
 
 
 def test_a_cached_data_set_is_found_without_the_hub(no_cache: Path, offline: None, no_download: None) -> None:

@@ -77,7 +77,7 @@ def run(results: Path, model: Path, r: Any, seed: int, factors: Factors | None, 
     digest = record.digest(said, known.data_sha256, None, None)
     path = record.path_of(results, "paper", "cola", "minilm", "lora", seed, digest)
     made = replace(known, digest=digest, seed=seed, variant=f"r={r} alpha=16 targets=q,v", settings=said,
-                   model_revision=hub.revision_of(model, None, None),
+                   model_revision=hub.revision_of(model, None),
                    weights=str(path.with_suffix("").relative_to(results)))
     record.write(made, path)
     if factors is not None:

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +58,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conf:
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
 
     def write(known: str, **said: Any) -> None:
-        for group, settings in (("store", {"download_mb": 1, "disk_mb": 1} | said), (
+        for group, settings in (("store", {"download_mb": 1, "disk_mb": 1, "content": {}} | said), (
                 "model", {"name": "small", "path": "org/small", "revision": None, "package": None, "sha256": known})):
             (root / "conf" / group).mkdir(parents=True, exist_ok=True)
             (root / "conf" / group / "small.yaml").write_text(yaml.safe_dump(settings))
@@ -111,21 +113,18 @@ def test_another_revision_is_another_model(zipped: Path) -> None:
         hub.model_folder("small", "org/small", "a" * 40, None)
 
 
-def test_a_folder_that_lacks_a_file_is_fetched_again(zipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also what the refusal of changed weights says is tried: delete the folder, and fetch it again."""
+def test_changed_weights_are_refused_with_what_helps(zipped: Path) -> None:
+    """And what the refusal says helps: deleting the folder, and fetching it again."""
     folder = store.fetch("small", store.store_dir())
     known = sha256(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    assert store.main([]) == 0 and "not fetched" in capsys.readouterr().out
-    assert store.main(["small"]) == 0 and sha256(folder / "model.safetensors") == known and left(zipped) == ["small"]
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
     with pytest.raises(Refused, match=f"delete {folder} and python -m engine.store small"):
-        hub.revision_of(folder, None, known)
+        hub.revision_of(folder, known)
     shutil.rmtree(folder)
     store.fetch("small", store.store_dir())
-    assert hub.revision_of(folder, None, known) == f"sha256:{known}"
+    assert hub.revision_of(folder, known, known=True) == f"sha256:{known}"
 
 
 def test_a_changed_file_is_seen_even_where_its_time_was_set_back(tiny: Path, tmp_path: Path) -> None:
@@ -186,6 +185,37 @@ def test_a_full_disk_and_a_store_that_cannot_be_written_are_refused(zipped: Path
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 10**6))
     with pytest.raises(Refused, match="needs 3 MB on the disk .* has 2\n.*--to DIR"):
         store.fetch("small", store.store_dir())
+
+
+@pytest.mark.parametrize("spoil", [lambda folder: (folder / "model.safetensors").unlink(),
+                                   lambda folder: (folder / "model.safetensors").write_bytes(b"cut off"),
+                                   lambda folder: (folder / "config.json").unlink(),
+                                   lambda folder: (shutil.rmtree(folder), folder.write_text("a file"))])
+def test_what_is_there_and_is_not_the_model_is_refused_with_what_helps(
+        zipped: Path, spoil: Callable[[Path], Any], capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = store.fetch("small", store.store_dir())
+    spoil(folder)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("pip was called"))
+    assert store.main(["small"]) == 2
+    assert "is not the whole model\ndelete or move it away" in capsys.readouterr().err
+    if folder.is_dir() and len(left(folder)) < 4:
+        with pytest.raises(Refused, match="delete the folder and fetch it again: python -m engine.store small"):
+            hub.model_folder("small", "org/small", None, None)
+
+
+def test_nothing_is_left_of_a_fetch_that_is_terminated(zipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(*_: Any) -> Path:
+        assert len(left(zipped)) == 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        pytest.fail("not ended")
+
+    monkeypatch.setattr(store, "_download", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        store.main(["small"])
+    assert ended.value.code == 143 and left(zipped) == [] and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_unknown_model_is_refused_before_anything_is_fetched(zipped: Path, capsys: pytest.CaptureFixture[str]
@@ -323,10 +353,50 @@ def test_the_same_weights_are_one_model_wherever_they_came_from(tmp_path: Path) 
 
 def test_a_users_folder_may_hold_other_weights_and_the_store_may_not(tiny: Path) -> None:
     known = sha256(tiny / "model.safetensors")
-    assert hub.revision_of(tiny, None, known) == hub.revision_of(tiny, None, known, others=True) == f"sha256:{known}"
-    assert hub.revision_of(tiny, None, "0" * 64, others=True) == hub.revision_of(tiny, None, None)
+    assert hub.revision_of(tiny, known, known=True) == f"sha256:{known}"
+    assert hub.revision_of(tiny, known, others=True) == hub.revision_of(tiny, None) != f"sha256:{known}"
+    assert hub.revision_of(tiny, "0" * 64, known=True, others=True) == hub.revision_of(tiny, None)
     with pytest.raises(Refused, match="its sha256 is not model.sha256"):
-        hub.revision_of(tiny, None, "0" * 64)
+        hub.revision_of(tiny, "0" * 64, known=True)
+
+
+def test_weights_alone_are_not_the_model(zipped: Path, tiny: Path, tmp_path: Path) -> None:
+    """Another tokenizer or another activation makes another model of the same weights; who wrote the files does not."""
+    files = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    content = {name: store.content_sha256(tiny / name) for name in files}
+    path = store.REPO / "conf" / "store" / "small.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"content": content}))
+    folder = store.fetch("small", tmp_path / "mine")
+    assert store.has_known_content("small", folder) and not store.has_known_content("other", folder)
+    for name, changes, same in (("config.json", {"hidden_act": "relu"}, False),
+                                ("tokenizer.json", {"model": {}}, False),
+                                ("tokenizer_config.json", {"do_lower_case": False}, False),
+                                ("config.json", {"transformers_version": "4.0", "dtype": "float16"}, True),
+                                ("tokenizer.json", {"padding": {"length": 3}}, True)):
+        before = (folder / name).read_text()
+        (folder / name).write_text(json.dumps(json.loads(before) | changes))
+        assert store.has_known_content("small", folder) == same, (name, changes)
+        (folder / name).write_text(before)
+    (folder / "tokenizer.json").unlink()
+    assert not store.has_known_content("small", folder)
+
+
+def test_other_weights_of_the_same_size_and_time_are_noticed(tiny: Path, tmp_path: Path) -> None:
+    folder, other = tmp_path / "model", tmp_path / "other"
+    shutil.copytree(tiny, folder)
+    known, weights = sha256(folder / "model.safetensors"), folder / "model.safetensors"
+    assert hub.revision_of(folder, known, known=True, others=True) == f"sha256:{known}"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    other.write_bytes(data)
+    shutil.copystat(weights, other)
+    shutil.copy2(other, weights)  # cp -p
+    assert hub.revision_of(folder, known, known=True, others=True) != f"sha256:{known}"
+
+
+def test_a_folder_that_is_called_as_the_revision_is_known_by_its_content(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "v2")
+    assert hub.revision_of(tmp_path / "v2", None, others=True) == hub.revision_of(tiny, None)
 
 
 @pytest.mark.parametrize(("model", "task"), [("mpnet", "rte"), ("smollm2", "e2e")])
@@ -343,6 +413,7 @@ def real(name: str) -> Path:
     folder = STORE / name
     if not folder.is_dir():
         pytest.skip(f"python -m engine.store {name} fetches it")
+    assert store.has_known_content(name, folder)
     return folder
 
 
