@@ -16,6 +16,7 @@ from engine.spec import Decode
 GROUPS = ("task", "model", "method", "recipe", "scale")
 NAMED = (*GROUPS, "table", "search", "decode")  # what is chosen by a file's name
 
+DECODERS = ("gpt", "decoder/", "text/", "smollm2/")  # recipes for models that can write texts begin so
 LABELS = ("method.label", "method.design", "scale.data")  # with *.name: what a run is, not how it is done
 OWNERS = {"r": "LoRA's and the adapters'", "alpha": "LoRA's", "targets": "LoRA's", "drop": "adapter-d's",
           "l_p": "the prefix methods'", "l_i": "the prefix methods'", "top": "ft-top2's"}
@@ -143,10 +144,12 @@ def unknown_recipe(name: str, there: Sequence[str], ours: Sequence[str]) -> str:
     """For a model and method, or a recipe name, without hyperparameters; there: the recipes of that model, ours: those
     that fit any model."""
     folder, _, method = name.rpartition("/")
-    decoder = folder.startswith(("gpt", "text"))
+    decoder = f"{folder or name}/".startswith(DECODERS)
     way = (f"recipe=text/{method} (texts) and recipe=decoder/{method} (labels) are ours, for any decoder"
            if decoder else f"recipe=encoder/{method} is ours, for any encoder")
     way = f"\n{way}" if method in ours else ""
+    if not folder:
+        return f"recipe={name}: a recipe is MODEL/METHOD, such as {name}/lora; python run.py --help"
     return f"{name}: no such recipe, so no hyperparameters; recipe/{folder} has {', '.join(there) or 'nothing'}{way}"
 
 
@@ -180,8 +183,11 @@ def no_number(recipe: str, key: str, asked: Any) -> str:
         return (f"recipe {recipe} has no {key} for task={task} task.limit={limit}: Table 17 has MNLI alone, on 100, "
                 "1000, 10000 or (task.limit=null) all examples")
     method = recipe.rpartition("/")[2].removesuffix("-official")
-    decoder = recipe.startswith(("gpt", "decoder"))
-    ways = f"recipe=text/{method} or (labels) recipe=decoder/{method} is ours" if decoder else (
+    texts, decoder = "scored" in asked, recipe.startswith(DECODERS)
+    if texts and not decoder:
+        return (f"task={task} is answered with texts, and recipe {recipe} is for an encoder, which cannot write\n"
+                "name a decoder, such as model=gpt2-medium or model=smollm2")
+    ways = f"recipe={'text' if texts else 'decoder'}/{method} is ours, for any decoder" if decoder else (
         f"add the task to its table (conf/recipe/{recipe}.yaml), or choose another recipe")
     more = f"; recipe=gpt3-175b/{method} has the paper's for GPT-3" if task in ("wikisql", "samsum", "mnli-lm") else ""
     return f"recipe {recipe} has no {key} for task={task}: {ways}{more}"

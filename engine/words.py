@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
+from typing import TypeVar
+
+from tqdm.auto import tqdm
 
 from engine.record import Record
+
+Item = TypeVar("Item")
 
 
 def main_process() -> bool:
     """Whether this process speaks and writes for all: the first of several, as the launchers number them in RANK."""
     return int(os.environ.get("WORLD_SIZE", "1")) <= 1 or os.environ.get("RANK", "0") == "0"
+
+
+def progress(items: Sequence[Item], what: str) -> tqdm[Item]:
+    """The items with a bar on the terminal of the main process; in a log file, where each step would be a line, the
+    first after half a minute and then one a minute."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return tqdm(items, desc=what, leave=False, disable=not main_process(), delay=0 if terminal else 30,
+                mininterval=0.1 if terminal else 60, maxinterval=10 if terminal else 60)
 
 
 def counted(trainable: int, head: int, total: int) -> str:

@@ -161,6 +161,11 @@ PAPER = [
     (["task=wnli", "recipe=roberta-base/lora-official"], ["lora-official", "task=wnli", "conf/recipe"]),
     (["task=rte"], ["rte", "init_from=none", "task=mnli model=roberta-base method=lora", "MNLI"]),
     (["data_root=/nowhere"], ["data_root=/nowhere", "no such folder"]),
+    (["task=e2e", "model=mpnet"], ["task=e2e", "mpnet/lora", "cannot write", "model=smollm2"]),
+    (["task=mnli-lm", "model=roberta-base"], ["task=mnli-lm", "cannot write"]),
+    (["task=rte", "model=smollm2"], ["smollm2/lora", "task=rte", "recipe=decoder/lora"]),
+    (["task=cola", "recipe=decoder"], ["recipe=decoder", "MODEL/METHOD", "decoder/lora"]),
+    (["task=e2e", "model=mpnet", "recipe=text/lora", "runtime.show=parameters"], ["an encoder cannot write texts"]),
     (["task=cola", "model=minilm"], ["nyu-mll/glue", "cola", "data_root=DIR", "HF_HOME=DIR", "scale=demo"]),
 ]
 
@@ -171,10 +176,11 @@ def test_a_wrong_cell_of_the_paper_is_refused(cli: Cli, tmp_path: Path, no_cache
     refused(cli, tmp_path, [f"runtime.out={tmp_path / 'out'}", *words], *says)
 
 
-def test_without_a_network_a_hub_model_is_refused_with_three_ways_out(cli: Cli, tmp_path: Path, no_cache: Path,
-                                                                      glue_folder: Path) -> None:
+def test_without_a_network_a_hub_model_is_refused_with_what_else_there_is(cli: Cli, tmp_path: Path, no_cache: Path,
+                                                                          glue_folder: Path) -> None:
     words = ["task=rte", "init_from=none", f"data_root={glue_folder}", f"runtime.out={tmp_path / 'out'}"]
-    refused(cli, tmp_path, words, "FacebookAI/roberta-base", "model.path=DIR", "HF_HOME=DIR", "scale=demo")
+    says = ["FacebookAI/roberta-base", "model.path=DIR", "HF_HOME=DIR", "make models", "scale=demo"]
+    refused(cli, tmp_path, words, *says)
 
 
 def damaged(kind: str, folder: Path) -> None:

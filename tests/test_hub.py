@@ -78,7 +78,7 @@ def refusal(**words: Any) -> str:
     with pytest.raises(Refused) as caught:
         find(**words)
     said = str(caught.value)
-    assert len(said.splitlines()) == 2 and said.endswith("scale=demo")
+    assert len(said.splitlines()) == 2 and said.endswith("(scale=demo)")
     assert max(map(len, said.splitlines())) < 400
     assert time.monotonic() - began < 60   # far more than any of them takes; the client's own retries take minutes
     assert not [one for one in psutil.Process().children() if "hub_client" in " ".join(one.cmdline())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,21 @@ def test_fine_tuning_a_tied_decoder_counts_and_keeps_words_and_output_as_one(kin
     batch = tiny.inputs(METHODS["ft"], kind)
     assert torch.equal(logits(fresh, batch), logits(trained, batch))
     assert fresh.model.get_output_embeddings().weight is fresh.model.get_input_embeddings().weight
+
+
+def test_memory_is_told_in_fp32_whatever_the_weights_are_kept_in(tmp_path: Path) -> None:
+    """load() computes in float32, and so does the count, also for a checkpoint that is kept in bf16."""
+    import json
+
+    from conftest import write_model
+
+    from engine import memory
+
+    folder = write_model(tmp_path / "llama", "llama")
+    expected = []
+    for dtype in ("float32", "bfloat16"):
+        config = json.loads((folder / "config.json").read_text()) | {"dtype": dtype}
+        (folder / "config.json").write_text(json.dumps(config))
+        spec = replace(tiny.spec({}), path=str(folder))
+        expected.append(memory.expected(models.shape(spec, 0, None, 0), 2, 8))
+    assert expected[0] == expected[1]
