@@ -134,14 +134,15 @@ class Adapter:
         inside = [site for site in sites if site.name.startswith(f"{block}.")]
         projections = {site.role: site.name for site in inside}  # the last of each role: ff ends the MLP
         if projections.keys() != {"o", "ff"}:
-            raise Refused(f"method={self.name}: {block} needs an o and an ff; set model.roles.o and model.roles.ff")
+            raise Refused(f"method={self.name}: nothing in {block} matches model.roles.o (attention's output "
+                          "projection) and model.roles.ff (the MLP's layers)\nset both, as regular expressions of "
+                          "module names")
         if trace is None:
             return [(block, None)]
         attention, mlp = (trace.sublayer(block, projections[role]) for role in ("o", "ff"))
         if attention is None or mlp is None or attention.last or not mlp.last:
-            raise Refused(f"method={self.name}: where an adapter goes is only known in layers that add what attention "
-                          f"and MLP give to what these read (BERT, MPNet, GPT-2, Llama, …); {block} is built "
-                          "otherwise; method=adapter-l does not depend on it")
+            raise Refused(f"method={self.name}: it needs layers that compute x + sublayer(x), as those of BERT, MPNet, "
+                          f"GPT-2 and Llama do, and {block} does not\nmethod=adapter-l works with any layer")
         if self.design == "pfeiffer":
             return [(mlp.norm, AroundNorm) if mlp.norm else (block, None)]
         return [(sublayer.h, BehindSublayer) for sublayer in (attention, mlp)]

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def pick(device: str, precision: str) -> tuple[torch.device, str]:
     """The device, and the precision that `auto` stands for there. Raises Refused for what this machine cannot do."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise Refused("runtime.device=cuda: no GPU here; leave it out or say cpu")
+        raise Refused("runtime.device=cuda: torch sees no GPU here (a CPU build of torch, or CUDA_VISIBLE_DEVICES?)\n"
+                      "say runtime.device=auto or cpu")
     cuda = device != "cpu" and torch.cuda.is_available()
     if precision == "auto":
         built_for_it = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else _cpu_has_bf16()

@@ -48,5 +48,5 @@ def test_a_precision_that_is_named_stays(precision: str, monkeypatch: pytest.Mon
 def test_fp16_on_a_cpu_and_a_gpu_that_is_not_there_are_refused() -> None:
     with pytest.raises(Refused, match="precision=fp16 needs a GPU; on a CPU use bf16 or fp32"):
         pick("auto", "fp16")
-    with pytest.raises(Refused, match="runtime.device=cuda: no GPU here"):
+    with pytest.raises(Refused, match="runtime.device=cuda: torch sees no GPU here"):
         pick("cuda", "fp32")
