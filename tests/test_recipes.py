@@ -288,6 +288,9 @@ def test_a_recipe_without_the_column_gives_no_number(recipe: str, column: str) -
         settings(recipe, column)
 
 
+CHOSEN_ANEW = {"mpnet/ft": 5e-5}   # recipes of ours with another lr than when a committed run was made: what it was
+
+
 # --- the committed records ------------------------------------------------------------------------------------------
 
 
@@ -297,6 +300,7 @@ def test_the_recipe_still_gives_a_committed_record_its_settings(path: Path, tmp_
     record = json.loads(path.read_text(encoding="utf-8"))
     told = record["settings"]
     said = [key for key, source in record["sources"].items() if source == "command line"]
+    said += ["lr"] if CHOSEN_ANEW.get(told["recipe"]["name"]) == told["lr"] else []
     chosen = [key for key in ("task", "model", "method", "recipe", "scale", "decode") if key in told]
     config = cell(*(f"{key}={told[key]['name']}" for key in chosen)).copy()
     scored = ["task.scored"] if "scored" in told["task"] else []
