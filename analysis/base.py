@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from analysis import subspace
 from engine import hub
 from engine.contract import Refused
-from engine.files import whole
+from engine.files import user_cache, whole
 from engine.record import Record
 from lora.files import Update
 
@@ -129,8 +129,7 @@ def spectrum(W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     float64; computed once for a matrix and kept in the user's cache."""
     W = W.double().contiguous()
     digest = hashlib.sha256(f"{tuple(W.shape)}".encode() + W.numpy().tobytes()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = cache / "lora-paper" / "svd" / f"{digest}.safetensors"
+    path = user_cache() / "svd" / f"{digest}.safetensors"
     kept = _cached(path, W)
     if kept is None:
         _, S, Vh = torch.linalg.svd(W, full_matrices=False)

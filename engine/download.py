@@ -39,12 +39,12 @@ SLOW = f"{AGAIN} later, or wait longer: HF_HUB_ETAG_TIMEOUT=60"
 Told = dict[str, Any]
 
 
-class Failed(Exception):
+class DownloadError(Exception):
     """A download that did not succeed: args are what happened and what helps, each without a line's end."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DownloadRequest:
     """What is to be fetched, and to where."""
 
     kind: str  # model · dataset
@@ -78,8 +78,8 @@ def answer_time() -> float:
     return ANSWER
 
 
-def download(wanted: Wanted) -> Path:
-    """The folder of the repository in the hub's cache, with the files that were wanted. Raises Failed, and
+def download(wanted: DownloadRequest) -> Path:
+    """The folder of the repository in the hub's cache, with the files that were wanted. Raises DownloadError, and
     KeyboardInterrupt or Stopped at a signal."""
     check_endpoint()
     asked = {"repo": wanted.repo, "kind": wanted.kind, "revision": wanted.revision, "patterns": list(wanted.patterns),
@@ -96,14 +96,14 @@ def download(wanted: Wanted) -> Path:
         except EOFError:
             errors.seek(0)
             last = errors.read().decode(errors="replace").strip().splitlines()
-            raise Failed(f"the hub's client ended without a word (exit status {client.wait()}"
-                         f"{f'; {last[-1][:150]}' if last else ''})", AGAIN) from None
+            raise DownloadError(f"the hub's client ended without a word (exit status {client.wait()}"
+                                f"{f'; {last[-1][:150]}' if last else ''})", AGAIN) from None
         finally:
             _end(client)
 
 
-def _watched(client: subprocess.Popen[str], wanted: Wanted) -> Path:
-    """What comes of the client. Raises Failed when it fails or takes too long, EOFError when it is gone."""
+def _watched(client: subprocess.Popen[str], wanted: DownloadRequest) -> Path:
+    """What comes of the client. Raises DownloadError when it fails or takes too long, EOFError when it is gone."""
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
@@ -135,10 +135,10 @@ def _watched(client: subprocess.Popen[str], wanted: Wanted) -> Path:
                 shown.end(told)
                 return Path(told["folder"])
             if "client" in told:
-                raise Failed(f"the proxy settings cannot be used ({told['client'][0]['text'][:150]})",
-                             f"check {_proxy() or 'HTTPS_PROXY and ALL_PROXY'}; for socks5://…: pip install socksio")
+                raise DownloadError(f"the proxy settings cannot be used ({told['client'][0]['text'][:150]})",
+                                    f"check {_proxy() or 'HTTPS_PROXY and ALL_PROXY'}; for socks5://…: pip install socksio")
             if "error" in told:
-                raise Failed(*reason(told["error"], wanted, state.get("xet", False) or told.get("xet", False)))
+                raise DownloadError(*reason(told["error"], wanted, state.get("xet", False) or told.get("xet", False)))
             if "ready" in told:
                 ready, began = True, now
                 continue
@@ -152,15 +152,16 @@ def _watched(client: subprocess.Popen[str], wanted: Wanted) -> Path:
             shown.see(state)
         trouble = state.get("trouble") if troubled else None
         if not ready and now - began > START:
-            raise Failed(f"the hub's client was not loaded within {START:.0f} s", "run it again on a less busy machine")
+            raise DownloadError(f"the hub's client was not loaded within {START:.0f} s",
+                                "run it again on a less busy machine")
         if ready and not state.get("answers") and now - began > answer_time() + 1:
-            raise Failed(f"no answer from {endpoint()} within {answer_time():.0f} s{_through()}", SLOW)
+            raise DownloadError(f"no answer from {endpoint()} within {answer_time():.0f} s{_through()}", SLOW)
         if trouble and troubled and now - troubled > PATIENCE and (not state["bytes"] or trouble[0]["status"]):
-            raise Failed(*reason(trouble, wanted, state["xet"]))
+            raise DownloadError(*reason(trouble, wanted, state["xet"]))
         if ready and now - began > STALL:
             if trouble:
-                raise Failed(*reason(trouble, wanted, state["xet"]))
-            raise Failed(f"no byte came from the hub for {STALL:.0f} s", XET if state.get("xet") else AGAIN)
+                raise DownloadError(*reason(trouble, wanted, state["xet"]))
+            raise DownloadError(f"no byte came from the hub for {STALL:.0f} s", XET if state.get("xet") else AGAIN)
 
 
 def _signalled() -> None:
@@ -224,7 +225,7 @@ def size(count: float) -> str:
 
 
 def check_endpoint() -> None:
-    """Raises Failed for an HF_ENDPOINT that is no address of a server."""
+    """Raises DownloadError for an HF_ENDPOINT that is no address of a server."""
     address = endpoint()
     try:
         parts = urlsplit(address)
@@ -232,7 +233,8 @@ def check_endpoint() -> None:
     except ValueError:  # a port that is none
         good = False
     if not good:
-        raise Failed(f"HF_ENDPOINT={address} is not the address of a hub", f"unset it, or say HF_ENDPOINT={PUBLIC}")
+        raise DownloadError(f"HF_ENDPOINT={address} is not the address of a hub",
+                            f"unset it, or say HF_ENDPOINT={PUBLIC}")
 
 
 def _proxy() -> str | None:
@@ -255,7 +257,7 @@ def _through() -> str:
     return f", through the proxy {proxy}" if proxy else ""
 
 
-def reason(errors: Sequence[Told], wanted: Wanted, xet: bool) -> tuple[str, str]:
+def reason(errors: Sequence[Told], wanted: DownloadRequest, xet: bool) -> tuple[str, str]:
     """What an error of the client's means, and what helps: by the classes of it and of those that led to it."""
     names = {name for error in errors for name in error["names"]}
     status = next((error["status"] for error in errors if error["status"]), None)

@@ -8,6 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def user_cache() -> Path:
+    """Where this project keeps what saves time in later runs; may be deleted."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora-paper"
+
+
 def whole_text(path: Path, text: str) -> None:
     """Puts text at path (UTF-8) in one step. Raises OSError."""
     whole(path, lambda part: part.write_text(text, encoding="utf-8"))

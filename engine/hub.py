@@ -18,10 +18,10 @@ from pathlib import Path
 
 from engine import store
 from engine.contract import Refused
-from engine.download import Failed, Wanted, check_endpoint, download, offline
-from engine.files import whole_text
+from engine.download import DownloadError, DownloadRequest, check_endpoint, download, offline
+from engine.files import user_cache, whole_text
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = store.REPO
 ASSETS = "assets/"  # below ROOT: models that this project brings along
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model", "spiece.model")
@@ -39,7 +39,7 @@ def check_settings() -> None:
     imports it also where nothing is asked of the hub."""
     try:
         check_endpoint()
-    except Failed as failure:
+    except DownloadError as failure:
         raise Refused("\n".join(failure.args)) from None
 
 
@@ -59,7 +59,7 @@ def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str]
         setting = "model.revision" if kind == "model" else "task.source.revision"
         raise Refused(f"{setting}={revision}: a revision is a text, not a number; in quotes: "
                       f"{setting}=\"'{revision}'\"")
-    wanted = Wanted(kind, repo, revision, patterns, Path(constants.HF_HUB_CACHE))
+    wanted = DownloadRequest(kind, repo, revision, patterns, Path(constants.HF_HUB_CACHE))
     folder, complete = None, False
     try:
         folder = Path(huggingface_hub.snapshot_download(
@@ -84,15 +84,15 @@ def snapshot(kind: str, repo: str, revision: str | None, patterns: Sequence[str]
         raise Refused(f"{wanted.title}: {why}, and the hub cannot be reached ({forbidden} is set)\n{fix}{ways_out}")
     try:
         return _fetched(wanted, damaged)
-    except Failed as failure:
+    except DownloadError as failure:
         if folder is not None and usable:
             return folder
         what, helps = failure.args
         raise Refused(f"{wanted.title}: {what}\n{helps}; or {ways_out}") from None
 
 
-def _fetched(wanted: Wanted, damaged: Sequence[Path]) -> Path:
-    """Downloads what is wanted, and once more what was or came damaged. Raises Failed."""
+def _fetched(wanted: DownloadRequest, damaged: Sequence[Path]) -> Path:
+    """Downloads what is wanted, and once more what was or came damaged. Raises DownloadError."""
     for _ in range(2):
         for path in damaged:
             print(f"{wanted.title}: {path.name} is damaged, and is fetched again", file=sys.stderr)
@@ -103,17 +103,18 @@ def _fetched(wanted: Wanted, damaged: Sequence[Path]) -> Path:
             return folder
     for path in damaged:
         _remove(path)
-    raise Failed(f"{damaged[0].name} comes damaged: its sha256 is not the one that the hub has for it",
-                 "something on the way changes it, or the disk or memory is faulty: HF_HOME=DIR on another disk")
+    raise DownloadError(f"{damaged[0].name} comes damaged: its sha256 is not the one that the hub has for it",
+                        "something on the way changes it, or the disk or memory is faulty: HF_HOME=DIR on another disk")
 
 
 def _remove(file: Path) -> None:
-    """Deletes a damaged file of the cache, and what its name links to. Raises Failed."""
+    """Deletes a damaged file of the cache, and what its name links to. Raises DownloadError."""
     try:
         file.resolve().unlink(missing_ok=True)
         file.unlink(missing_ok=True)
     except OSError as error:
-        raise Failed(f"{file.resolve()} is damaged and cannot be deleted ({error.strerror})", "delete it") from None
+        raise DownloadError(f"{file.resolve()} is damaged and cannot be deleted ({error.strerror})",
+                            "delete it") from None
 
 
 def _damaged(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -126,7 +127,7 @@ def has_checksum(path: Path, expected: str) -> bool:
     in the user's cache, for the file as it is: the time of its last change counts even where another was set."""
     state = path.stat()
     key = f"{expected} {state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
-    seen = store.user_cache() / "checked" / hashlib.sha256(key.encode()).hexdigest()
+    seen = user_cache() / "checked" / hashlib.sha256(key.encode()).hexdigest()
     if seen.exists():
         return True
     if _checksum(path, expected) != expected:

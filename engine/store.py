@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract import Refused
+from engine.files import user_cache
 
 REPO = Path(__file__).resolve().parents[1]
 PREFIX = "store/"  # of a model.path that no hub has
@@ -63,11 +64,6 @@ class PackagedModel:
     disk_mb: int
 
 
-def user_cache() -> Path:
-    """Where this project keeps what saves time in later runs; may be deleted."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora-paper"
-
-
 def store_dir() -> Path:
     """The folder of the store: LORA_MODELS, else models in the user's cache."""
     named = os.environ.get("LORA_MODELS")
@@ -81,8 +77,10 @@ def names() -> list[str]:
 
 def offers(name: str, path: str, revision: str | None) -> bool:
     """Whether the store is a place to look for a model: it has what conf/model names, no other hub id or revision."""
-    return name in names() and all(
-        _settings("model", name)[key] == value for key, value in (("path", path), ("revision", revision)))
+    if name not in names():
+        return False
+    settings = _settings("model", name)
+    return (settings["path"], settings["revision"]) == (path, revision)
 
 
 def find(name: str, path: str, revision: str | None) -> Path | None:
@@ -117,8 +115,8 @@ def packaged(name: str) -> PackagedModel:
 def content_sha256(path: Path) -> str:
     """Of a model's settings or tokenizer (JSON), whatever their layout, without what changes nothing: who wrote them,
     and from where."""
-    said = json.loads(path.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in said.items() if key not in NO_CONTENT}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in content.items() if key not in NO_CONTENT}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
