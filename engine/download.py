@@ -136,7 +136,8 @@ def _watched(client: subprocess.Popen[str], wanted: DownloadRequest) -> Path:
                 return Path(told["folder"])
             if "client" in told:
                 raise DownloadError(f"the proxy settings cannot be used ({told['client'][0]['text'][:150]})",
-                                    f"check {_proxy() or 'HTTPS_PROXY and ALL_PROXY'}; for socks5://…: pip install socksio")
+                                    f"check {_proxy() or 'HTTPS_PROXY and ALL_PROXY'}; for socks5://…: pip install "
+                                    "socksio")
             if "error" in told:
                 raise DownloadError(*reason(told["error"], wanted, state.get("xet", False) or told.get("xet", False)))
             if "ready" in told:
